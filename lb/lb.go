@@ -1,0 +1,68 @@
+package lb
+
+// Verdict is what the session must know about one statement (or one simple
+// query's list of statements, of which it is the union).
+type Verdict struct {
+	// Read: every server gives the same answer and nothing is changed.
+	// Everything else goes to the primary.
+	Read bool
+	// Unknown: Read is false only because the catalog or a function is not known
+	// yet; the driver should have the catalog loaded in the background.
+	Unknown bool
+	// Statements is the number of statements (0 for an empty query).
+	Statements int
+	Effects    Effect
+	// Hint is the comment hint, ToAny when there is none.
+	Hint Target
+	// Show is the name of a SHOW command that pgproxy answers ("pool_nodes"), else "".
+	// Set only when it is the only statement.
+	Show string
+	// Name is the statement's name for EffectPrepare, EffectExecute, EffectDeallocate
+	// (folded like PostgreSQL does; "" with EffectDeallocate: ALL), set only when it
+	// is the only statement.
+	Name string
+	// Inner tells whether the statement inside PREPARE is a read; for EXECUTE,
+	// whether its arguments are free of anything that is not.
+	Inner bool
+	// Setting is the folded name of the setting that a single SET or RESET changes
+	// (EffectSet), "" otherwise.
+	Setting string
+}
+
+// Effect is a set of things a statement does to its session.
+type Effect uint32
+
+// The effects.
+const (
+	EffectBegin            Effect = 1 << iota // BEGIN, START TRANSACTION
+	EffectReadOnly                            // with EffectBegin: READ ONLY and neither SERIALIZABLE nor anything unusual
+	EffectEnd                                 // COMMIT, ROLLBACK, END, ABORT, PREPARE TRANSACTION (not ROLLBACK TO)
+	EffectChain                               // with EffectEnd: AND CHAIN
+	EffectSavepoint                           // SAVEPOINT, RELEASE, ROLLBACK TO
+	EffectSet                                 // a plain SET/RESET of one setting by a single statement, replayable as text on another server
+	EffectSetLocal                            // SET LOCAL, SET TRANSACTION, SET CONSTRAINTS: ends with the transaction
+	EffectResetAll                            // RESET ALL
+	EffectDiscardAll                          // DISCARD ALL
+	EffectMayChangeState                      // may change settings or other session state in a way that cannot be told from the text (set_config, DO, CALL, LOAD, DISCARD TEMP, SET SESSION AUTHORIZATION and SET ROLE excluded: they are EffectSet)
+	EffectLeftover                            // leaves something that DISCARD ALL does not remove (custom settings "a.b", LOAD, dblink)
+	EffectTemp                                // creates a temporary object
+	EffectListen                              // LISTEN
+	EffectPrepare                             // SQL PREPARE
+	EffectExecute                             // SQL EXECUTE
+	EffectDeallocate                          // SQL DEALLOCATE
+	EffectDDL                                 // may change functions, views or tables: the catalog must be read again
+	EffectWithHold                            // DECLARE ... WITH HOLD
+	EffectSessionLock                         // advisory locks of the session
+	EffectCopyIn                              // COPY ... FROM STDIN
+	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ...: names and settings are not known any more
+)
+
+// Target is where a statement may run.
+type Target uint8
+
+// The targets.
+const (
+	ToAny Target = iota
+	ToPrimary
+	ToStandby
+)

@@ -1,0 +1,136 @@
+package proxy
+
+import "time"
+
+// TLSMode says what a listener does with TLS.
+type TLSMode string
+
+// The values of listen.tls.mode.
+const (
+	TLSDisable TLSMode = "disable" // SSLRequest is answered with N
+	TLSAllow   TLSMode = "allow"   // the client chooses
+	TLSRequire TLSMode = "require" // TCP connections without TLS are refused
+)
+
+// SSLMode says how pgproxy connects to backends (libpq, "SSL Mode Descriptions";
+// "allow" is left out).
+type SSLMode string
+
+// The values of backend_tls.mode.
+const (
+	SSLDisable    SSLMode = "disable"
+	SSLPrefer     SSLMode = "prefer"
+	SSLRequire    SSLMode = "require"
+	SSLVerifyCA   SSLMode = "verify-ca"
+	SSLVerifyFull SSLMode = "verify-full"
+)
+
+// PoolMode says for how long a session keeps its server connections.
+type PoolMode string
+
+// The values of pool.mode.
+const (
+	PoolSession PoolMode = "session"
+)
+
+// ListenConfig is the section `listen`.
+type ListenConfig struct {
+	Address       string          `yaml:"address"`         // host:port; host "*" is all addresses; empty: no TCP
+	UnixSocketDir string          `yaml:"unix_socket_dir"` // empty: none; the socket is .s.PGSQL.<port> in it
+	MaxClients    int             `yaml:"max_clients"`
+	TLS           TLSConfig       `yaml:"tls"`
+	Startup       StartupLimits   `yaml:"startup"`
+	Keepalive     KeepaliveConfig `yaml:"keepalive"`
+}
+
+// TLSConfig is listen.tls.
+type TLSConfig struct {
+	CertFile     string  `yaml:"cert_file"`
+	KeyFile      string  `yaml:"key_file"`
+	ClientCAFile string  `yaml:"client_ca_file"`
+	Mode         TLSMode `yaml:"mode"`
+}
+
+// StartupLimits bound what a connection may cost before it has authenticated.
+type StartupLimits struct {
+	Timeout     time.Duration `yaml:"timeout"`       // from accept to the end of authentication
+	MaxHalfOpen int           `yaml:"max_half_open"` // connections that have not authenticated yet
+}
+
+// KeepaliveConfig is TCP keepalive on both sides.
+type KeepaliveConfig struct {
+	Idle     time.Duration `yaml:"idle"`
+	Interval time.Duration `yaml:"interval"`
+	Count    int           `yaml:"count"`
+}
+
+// AuthConfig is the section `auth`.
+type AuthConfig struct {
+	HBAFile      string        `yaml:"hba_file"`      // pg_hba.conf syntax; empty: everyone by scram-sha-256
+	Query        string        `yaml:"query"`         // empty: the built-in lookup; else one parameter $1, the user name; columns name, verifier, may log in, valid until
+	Cache        time.Duration `yaml:"cache"`         // how long a verifier is trusted
+	PasswordFile string        `yaml:"password_file"` // pgpass syntax; backend passwords for methods that give no key
+}
+
+// BackendConfig is one entry of `backends`.
+type BackendConfig struct {
+	Name           string `yaml:"name"`
+	Address        string `yaml:"address"` // host:port, or a directory with a Unix socket followed by :port
+	Weight         int    `yaml:"weight"`  // share of the reads, 0 to 1000000
+	Agent          string `yaml:"agent"`
+	MaxConnections int    `yaml:"max_connections"` // of ours on that server, all pools together; 0: no bound
+}
+
+// BackendTLSConfig is the section `backend_tls`.
+type BackendTLSConfig struct {
+	Mode     SSLMode `yaml:"mode"`
+	CAFile   string  `yaml:"ca_file"`
+	CertFile string  `yaml:"cert_file"`
+	KeyFile  string  `yaml:"key_file"`
+}
+
+// MonitorConfig is the section `monitor`: the role of the probes, the catalog
+// and the auth query.
+type MonitorConfig struct {
+	User         string `yaml:"user"`
+	PasswordFile string `yaml:"password_file"`
+	Database     string `yaml:"database"`
+}
+
+// PoolConfig is the section `pool`.
+type PoolConfig struct {
+	Mode PoolMode      `yaml:"mode"`
+	Size int           `yaml:"size"` // in session mode the idle server connections kept per backend, database and user
+	Wait time.Duration `yaml:"wait"` // for a server connection; then 53300
+	Idle time.Duration `yaml:"idle"` // an idle server connection older than this is closed
+}
+
+// HoldConfig is the section `hold`.
+type HoldConfig struct {
+	Timeout time.Duration `yaml:"timeout"` // how long a statement waits for a primary; then 57P03
+}
+
+// DefaultListen returns the values that hold where the file is silent.
+func DefaultListen() ListenConfig {
+	return ListenConfig{
+		Address:    "*:9999",
+		MaxClients: 10000,
+		TLS:        TLSConfig{Mode: TLSAllow},
+		Startup:    StartupLimits{Timeout: time.Minute, MaxHalfOpen: 1000},
+		Keepalive:  KeepaliveConfig{Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
+	}
+}
+
+// DefaultAuth returns the values that hold where the file is silent.
+func DefaultAuth() AuthConfig { return AuthConfig{Cache: 10 * time.Second} }
+
+// DefaultBackendTLS returns the values that hold where the file is silent.
+func DefaultBackendTLS() BackendTLSConfig { return BackendTLSConfig{Mode: SSLPrefer} }
+
+// DefaultPool returns the values that hold where the file is silent.
+func DefaultPool() PoolConfig {
+	return PoolConfig{Mode: PoolSession, Size: 50, Wait: 10 * time.Second, Idle: 10 * time.Minute}
+}
+
+// DefaultHold returns the values that hold where the file is silent.
+func DefaultHold() HoldConfig { return HoldConfig{Timeout: 30 * time.Second} }
