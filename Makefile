@@ -1,0 +1,56 @@
+# pgproxy's house. `make` alone builds; every other target says what it needs and
+# installs what is missing by its Debian package name (scripts/install-deps.sh).
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 10m
+TOOLS    := $(CURDIR)/bin/tools
+
+GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# The race detector needs cgo; what is released is built without.
+GOTEST  = CGO_ENABLED=1 go test -race -p 2 -timeout 20m
+
+.PHONY: all build demo test lint bench fuzz clean
+
+all: build
+
+build:
+	$(GOBUILD) -o bin/ ./cmd/...
+
+# make demo DEMO_EXEC='psql -c "show pool_nodes"' runs one command and ends.
+export DEMO_EXEC
+demo: build
+	@scripts/install-deps.sh demo
+	@if [ -n "$$DEMO_EXEC" ]; then exec bin/pgproxy demo --exec "$$DEMO_EXEC"; else exec bin/pgproxy demo; fi
+
+# Everything: a missing server or driver is installed or fails the run, never skipped.
+test:
+	scripts/install-deps.sh test
+	$(MAKE) build lint
+	$(GOTEST) ./...
+	cd lb/pgquerytest && CGO_ENABLED=1 go test -p 2 -timeout 20m ./...
+	scripts/fuzz.sh 5s
+
+# Pinned in tools/go.mod. exhaustive: a default arm counts as exhaustive, bit flags are not enums.
+lint: $(TOOLS)/.installed
+	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then echo "not formatted by gofumpt:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/go-errorlint -errorf ./...
+	$(TOOLS)/exhaustive -B -d ./...
+	cd lb/pgquerytest && CGO_ENABLED=1 go vet ./...
+
+$(TOOLS)/.installed: tools/go.mod tools/go.sum
+	GOBIN=$(TOOLS) go -C tools install tool
+	@touch $@
+
+# pgbench side by side; BENCH=-quick for three minutes instead of fifteen.
+bench: build
+	@scripts/install-deps.sh bench
+	go run ./bench -pgproxy bin/pgproxy $(BENCH)
+
+# Every fuzz target, one after the other.
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf bin
