@@ -29,6 +29,20 @@ func (r Role) String() string {
 	return "unknown"
 }
 
+// MarshalText writes the word of String.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads the word of String.
+func (r *Role) UnmarshalText(text []byte) error {
+	for c := RoleUnknown; c <= RoleStandby; c++ {
+		if c.String() == string(text) {
+			*r = c
+			return nil
+		}
+	}
+	return fmt.Errorf("parse role %q: no such role", text)
+}
+
 // Status is what the cluster has agreed about the use of a backend.
 type Status uint8
 
@@ -63,6 +77,20 @@ func (s Status) String() string {
 	return "unknown"
 }
 
+// MarshalText writes the word of String.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads the word of String.
+func (s *Status) UnmarshalText(text []byte) error {
+	for c := StatusUnknown; c <= StatusRecovering; c++ {
+		if c.String() == string(text) {
+			*s = c
+			return nil
+		}
+	}
+	return fmt.Errorf("parse status %q: no such status", text)
+}
+
 // LSN is a write-ahead log location in bytes (PostgreSQL manual, pg_lsn type).
 // LSNs compare only on one timeline.
 type LSN uint64
@@ -91,20 +119,22 @@ func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32
 // member keeps its own, balances by it, and reports it to the leader.
 type Observation struct {
 	Backend string    // its name in the configuration
+	Address string    // that was asked; an observation of another address says nothing about the backend
 	At      time.Time // when the probe ended; carries the monotonic clock
 
 	// Alive: the server answered, be it with an error (57P03 starting up, 53300 too
 	// many connections). Ready: it accepted the session and answered the probe.
 	Alive, Ready bool
 	Err          error // why it is not Ready; nil when it is
+	Failures     int   // probes in a row, this one included, that found it not Alive
 
 	Role          Role
 	SystemID      uint64
 	Timeline      uint32
 	LSN           LSN // insert position of a primary, the greater of received and replayed of a standby
 	ReplayLSN     LSN // of a standby; LSN of a primary
-	LagBytes      uint64
-	LagSeconds    float64
+	LagBytes      uint64  // of a standby behind the primary's last observation; 0 when their timelines differ (then Incompatible says so)
+	LagSeconds    float64 // an upper bound of what a read on this standby misses
 	Version       int       // server_version_num
 	PostmasterAt  time.Time // pg_postmaster_start_time()
 	ReplicaState  string    // pg_stat_replication.state, as its primary sees it; "" unknown
