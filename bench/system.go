@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgproxy/pgproxy/internal/pgtest"
+)
+
+// Names of the systems that others are compared with.
+const (
+	direct    = "direct"
+	pgbouncer = "pgbouncer-session"
+)
+
+// readyTimeout bounds the start of a proxy.
+const readyTimeout = 30 * time.Second
+
+// definition says how a system is started. command writes the configuration for
+// the port and that many clients, and returns program and arguments of a process
+// that stays in the foreground; nil for the primary itself.
+type definition struct {
+	name    string
+	command func(ctx context.Context, r *rig, port, clients int) ([]string, error)
+}
+
+// definitions are the systems in the order of the table.
+var definitions = []definition{
+	{name: direct},
+	{name: pgbouncer, command: pgbouncerCommand("session")},
+	{name: "pgbouncer-transaction", command: pgbouncerCommand("transaction")},
+	{name: "pgpool", command: pgpoolCommand},
+	{name: "haproxy", command: haproxyCommand},
+	{name: "pgproxy", command: pgproxyCommand("statement")},
+	{name: "pgproxy-primary", command: pgproxyCommand("off")},
+}
+
+func systemNames() []string {
+	var names []string
+	for _, d := range definitions {
+		names = append(names, d.name)
+	}
+	return names
+}
+
+// wanted tells whether the list, where it is not empty, has the system.
+func (d definition) wanted(names []string) bool {
+	return len(names) == 0 || slices.Contains(names, d.name)
+}
+
+// system is a running one.
+type system struct {
+	name string
+	port int // on 127.0.0.1
+
+	reserved *pgtest.Port // nil: the primary itself
+	cmd      *exec.Cmd
+	log      string
+	ended    chan struct{} // closed when the process is gone
+}
+
+// pids returns the processes of the proxy, none for the primary itself.
+func (s *system) pids() ([]int, error) {
+	if s.cmd == nil {
+		return nil, nil
+	}
+	return processTree(s.cmd.Process.Pid)
+}
+
+// dsn of the ordinary role on the system.
+func (s *system) dsn() string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=disable",
+		s.port, pgtest.AppDatabase, pgtest.AppUser, pgtest.Password(pgtest.AppUser))
+}
+
+// start starts a system and waits until it answers a query.
+func (r *rig) start(ctx context.Context, d definition, clients int) (*system, error) {
+	if d.command == nil {
+		return &system{name: d.name, port: r.cluster.Primary().Port}, nil
+	}
+	port, err := pgtest.ReservePort()
+	if err != nil {
+		return nil, err
+	}
+	args, err := d.command(ctx, r, port.Number, clients)
+	if err != nil {
+		port.Release()
+		return nil, fmt.Errorf("configure %s: %w", d.name, err)
+	}
+	s := &system{
+		name: d.name, port: port.Number, reserved: port,
+		log: filepath.Join(r.dir, d.name+".log"), ended: make(chan struct{}),
+	}
+	log, err := os.Create(s.log)
+	if err != nil {
+		port.Release()
+		return nil, fmt.Errorf("start %s: %w", d.name, err)
+	}
+	defer log.Close()
+	s.cmd = exec.Command(args[0], args[1:]...)
+	s.cmd.Dir, s.cmd.SysProcAttr = r.dir, r.sysProcAttr()
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		port.Release()
+		return nil, fmt.Errorf("start %s: %w", d.name, err)
+	}
+	r.running = append(r.running, s)
+	go func() {
+		_ = s.cmd.Wait() // how it ended is in its log
+		close(s.ended)
+	}()
+	if err := s.awaitReady(ctx); err != nil {
+		tail, _ := os.ReadFile(s.log)
+		tail = tail[max(0, len(tail)-2000):]
+		return nil, fmt.Errorf("start %s: %w\n%s", d.name, err, bytes.TrimSpace(tail))
+	}
+	return s, nil
+}
+
+// awaitReady repeats a query until it is answered.
+func (s *system) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := s.query(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.ended:
+			return fmt.Errorf("the process has ended: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("no answer within %s: %w", readyTimeout, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *system) query(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.dsn())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	var n int
+	return conn.QueryRow(ctx, "SELECT count(*) FROM pgbench_branches").Scan(&n)
+}
+
+// stop ends the system's process group, at once: nothing of it is kept.
+func (r *rig) stop(s *system) {
+	if s.cmd == nil {
+		return
+	}
+	// The group is gone already where the process has ended by itself.
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	<-s.ended
+	s.reserved.Release()
+	r.running = slices.DeleteFunc(r.running, func(o *system) bool { return o == s })
+}
+
+// address of a port on the loopback interface.
+func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
