@@ -1,0 +1,271 @@
+package configs
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy"
+)
+
+const day = 24 * time.Hour
+
+// nameRule is what members and backends may be called: the names stand in metric
+// labels, in the operator's commands and in file names.
+var nameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// inlinePassword finds libpq's keyword; spaces may stand around the equals sign.
+var inlinePassword = regexp.MustCompile(`\bpassword\s*=|://[^@/]*:[^@/]*@`)
+
+// validator checks a Config and reports what is wrong, each by its path.
+type validator struct {
+	*Config
+	fault func(path, format string, args ...any)
+}
+
+func (v validator) validate() {
+	switch {
+	case v.Name == "":
+		v.fault("name", "must not be empty; left out, it is the host name")
+	case !nameRule.MatchString(v.Name):
+		v.fault("name", "want at most 63 letters, digits, dots, dashes and underscores, got %q", v.Name)
+	}
+	if v.DataDir == "" {
+		v.fault("data_dir", "must not be empty")
+	}
+	v.listen()
+	v.auth()
+	v.backends()
+	v.backendTLS()
+	v.monitor()
+	v.health()
+	v.pool()
+	v.balance()
+	v.failover()
+	v.duration("hold.timeout", v.Hold.Timeout, 0, day)
+	if v.Agent != nil {
+		v.agent()
+	}
+	if v.Watchdog != nil {
+		v.watchdog()
+	}
+	v.vip()
+	v.optionalListener("pcp.listen", v.PCP.Listen)
+	v.socketPath("pcp.unix_socket", v.PCP.UnixSocket)
+	v.optionalListener("metrics.listen", v.Metrics.Listen)
+	oneOf(v, "log.level", v.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
+	oneOf(v, "log.format", v.Log.Format, LogText, LogJSON)
+}
+
+func (v validator) listen() {
+	l := v.Listen
+	v.optionalListener("listen.address", l.Address)
+	if l.Address == "" && l.UnixSocketDir == "" {
+		v.fault("listen", "neither address nor unix_socket_dir is set; nobody could connect")
+	}
+	if l.UnixSocketDir != "" {
+		v.socketPath("listen.unix_socket_dir", l.UnixSocketDir+"/.s.PGSQL.65535")
+	}
+	v.between("listen.max_clients", l.MaxClients, 1, 1_000_000)
+	oneOf(v, "listen.tls.mode", l.TLS.Mode, proxy.TLSDisable, proxy.TLSAllow, proxy.TLSRequire)
+	v.keyPair("listen.tls", l.TLS.CertFile, l.TLS.KeyFile)
+	if l.TLS.Mode == proxy.TLSRequire && l.TLS.CertFile == "" {
+		v.fault("listen.tls.mode", "require needs cert_file and key_file")
+	}
+	if l.TLS.ClientCAFile != "" && l.TLS.CertFile == "" {
+		v.fault("listen.tls.client_ca_file", "needs cert_file and key_file")
+	}
+	v.duration("listen.startup.timeout", l.Startup.Timeout, 100*time.Millisecond, 10*time.Minute)
+	v.between("listen.startup.max_half_open", l.Startup.MaxHalfOpen, 1, 1_000_000)
+	// The kernel counts whole seconds; its own bound is 32767 s (tcp(7)).
+	v.duration("listen.keepalive.idle", l.Keepalive.Idle, time.Second, 9*time.Hour)
+	v.duration("listen.keepalive.interval", l.Keepalive.Interval, time.Second, 9*time.Hour)
+	v.between("listen.keepalive.count", l.Keepalive.Count, 1, 127)
+}
+
+func (v validator) auth() {
+	if v.Auth.Query != "" && !strings.Contains(v.Auth.Query, "$1") {
+		v.fault("auth.query", "must use $1, the user name")
+	}
+	v.duration("auth.cache", v.Auth.Cache, 0, day)
+}
+
+func (v validator) backends() {
+	if len(v.Backends) == 0 {
+		v.fault("backends", "at least one backend is needed")
+	}
+	names, addresses := make(map[string]string), make(map[string]string)
+	for i, b := range v.Backends {
+		path := fmt.Sprintf("backends[%d]", i)
+		v.uniqueName(path+".name", b.Name, names)
+		// A redirect rule could not tell them apart.
+		if b.Name == "primary" || b.Name == "standby" {
+			v.fault(path+".name", "%q is a role and cannot be a name", b.Name)
+		}
+		v.unique(path+".address", b.Address, addresses)
+		if b.Address == "" {
+			v.fault(path+".address", "missing")
+		} else if err := checkServer(b.Address); err != nil {
+			v.fault(path+".address", "%v", err)
+		}
+		v.between(path+".weight", b.Weight, 0, 1_000_000)
+		v.between(path+".max_connections", b.MaxConnections, 0, 262_143) // the largest that PostgreSQL takes
+		if b.Agent != "" && v.Watchdog != nil && len(v.Watchdog.Members) > 0 && !v.isMember(b.Agent) {
+			v.fault(path+".agent", "%q is not in watchdog.members", b.Agent)
+		}
+	}
+}
+
+func (v validator) backendTLS() {
+	t := v.BackendTLS
+	oneOf(v, "backend_tls.mode", t.Mode,
+		proxy.SSLDisable, proxy.SSLPrefer, proxy.SSLRequire, proxy.SSLVerifyCA, proxy.SSLVerifyFull)
+	v.keyPair("backend_tls", t.CertFile, t.KeyFile)
+	// Any certificate of a public authority, for whatever host, would do; libpq refuses that too.
+	if t.Mode == proxy.SSLVerifyCA && t.CAFile == "" {
+		v.fault("backend_tls.mode", "verify-ca needs ca_file")
+	}
+}
+
+func (v validator) monitor() {
+	if v.Monitor.User == "" {
+		v.fault("monitor.user", "must not be empty")
+	}
+	if v.Monitor.Database == "" {
+		v.fault("monitor.database", "must not be empty")
+	}
+}
+
+func (v validator) health() {
+	v.duration("health.interval", v.Health.Interval, 10*time.Millisecond, time.Hour)
+	v.duration("health.timeout", v.Health.Timeout, 10*time.Millisecond, time.Hour)
+	v.between("health.retries", v.Health.Retries, 0, 100)
+}
+
+func (v validator) pool() {
+	if v.Pool.Mode == "transaction" {
+		v.fault("pool.mode", "transaction is not available in this version; use session")
+	} else {
+		oneOf(v, "pool.mode", v.Pool.Mode, proxy.PoolSession)
+	}
+	v.between("pool.size", v.Pool.Size, 0, 100_000)
+	v.duration("pool.wait", v.Pool.Wait, 0, day)
+	v.duration("pool.idle", v.Pool.Idle, time.Millisecond, day)
+}
+
+func (v validator) balance() {
+	b := v.Balance
+	oneOf(v, "balance.mode", b.Mode, lb.ModeStatement, lb.ModeSession, lb.ModeOff)
+	oneOf(v, "balance.consistency", b.Consistency, lb.ConsistencySession, lb.ConsistencyEventual, lb.ConsistencyPrimary)
+	v.duration("balance.max_lag", b.MaxLag, 0, 30*day)
+	oneOf(v, "balance.transactions", b.Transactions, lb.TransactionsPrimary, lb.TransactionsUntilWrite)
+	for i, name := range b.ReadFunctions {
+		v.function(fmt.Sprintf("balance.read_functions[%d]", i), name)
+	}
+	for i, name := range b.WriteFunctions {
+		path := fmt.Sprintf("balance.write_functions[%d]", i)
+		v.function(path, name)
+		if slices.Contains(b.ReadFunctions, name) {
+			v.fault(path, "%q is in read_functions too", name)
+		}
+	}
+	for i, pattern := range b.PrimaryPatterns {
+		v.pattern(fmt.Sprintf("balance.primary_patterns[%d]", i), pattern)
+	}
+	for i, r := range b.Redirects {
+		path := fmt.Sprintf("balance.redirects[%d]", i)
+		v.pattern(path+".user", r.User)
+		v.pattern(path+".database", r.Database)
+		v.pattern(path+".application", r.Application)
+		switch {
+		case r.To == "":
+			v.fault(path+".to", `missing; want primary, standby or the name of a backend`)
+		case r.To != "primary" && r.To != "standby" && len(v.Backends) > 0 && !v.isBackend(r.To):
+			v.fault(path+".to", "want primary, standby or the name of a backend, got %q", r.To)
+		}
+	}
+	v.duration("balance.catalog_refresh", b.CatalogRefresh, 100*time.Millisecond, day)
+	v.between("balance.cache_size", b.CacheSize, 64<<10, 1<<30)
+}
+
+func (v validator) failover() {
+	f := v.Failover
+	oneOf(v, "failover.mode", f.Mode, FailoverManaged, FailoverExternal, FailoverOff)
+	v.duration("failover.fence_after", f.FenceAfter, time.Second, day)
+	v.duration("failover.restart_wait", f.RestartWait, 0, day)
+	v.duration("failover.start_wait", f.StartWait, 0, day)
+}
+
+func (v validator) agent() {
+	a := v.Agent
+	if a.DataDirectory == "" {
+		v.fault("agent.data_directory", "missing")
+	}
+	switch {
+	case inlinePassword.MatchString(a.Connect):
+		v.fault("agent.connect", "secrets are files: let pg_hba.conf admit the local user by peer, or use passfile=")
+	case a.Connect == "" || strings.Contains(a.Connect, "://"):
+		v.fault("agent.connect", "want keyword=value pairs such as host=/run/postgresql port=5432 user=postgres")
+	}
+	if a.Replication.User == "" {
+		v.fault("agent.replication.user", "must not be empty")
+	}
+}
+
+func (v validator) watchdog() {
+	w := v.Watchdog
+	v.requiredListener("watchdog.listen", w.Listen)
+	if w.SecretFile == "" {
+		v.fault("watchdog.secret_file", "missing; pgproxy keygen makes a secret")
+	}
+	if len(w.Members) == 0 {
+		v.fault("watchdog.members", "missing; list every member, this one included")
+		return
+	}
+	names, addresses := make(map[string]string), make(map[string]string)
+	for i, m := range w.Members {
+		path := fmt.Sprintf("watchdog.members[%d]", i)
+		v.uniqueName(path+".name", m.Name, names)
+		v.unique(path+".address", m.Address, addresses)
+		if m.Address == "" {
+			v.fault(path+".address", "missing")
+		} else if err := checkHostPort(m.Address, 1); err != nil {
+			v.fault(path+".address", "%v", err)
+		}
+	}
+	if !v.isMember(v.Name) {
+		v.fault("watchdog.members", "this member, %q, is not among them", v.Name)
+	}
+}
+
+func (v validator) vip() {
+	seen := make(map[string]string)
+	for i, a := range v.VIP {
+		path := fmt.Sprintf("vip[%d]", i)
+		if a.Address == "" {
+			v.fault(path+".address", "missing")
+		} else if prefix, err := netip.ParsePrefix(a.Address); err != nil {
+			v.fault(path+".address", "want an address with the length of its prefix such as 10.0.0.5/24, got %q", a.Address)
+		} else {
+			v.unique(path+".address", prefix.Addr().String(), seen)
+		}
+		switch {
+		case a.Interface == "":
+			v.fault(path+".interface", "missing")
+		case len(a.Interface) > 15 || strings.ContainsAny(a.Interface, "/ \t\n:"): // IFNAMSIZ, dev_valid_name of Linux
+			v.fault(path+".interface", "%q cannot be the name of an interface", a.Interface)
+		}
+	}
+}
+
+func (v validator) isBackend(name string) bool {
+	return slices.ContainsFunc(v.Backends, func(b proxy.BackendConfig) bool { return b.Name == name })
+}
+
+func (v validator) isMember(name string) bool {
+	return slices.ContainsFunc(v.Watchdog.Members, func(m MemberConfig) bool { return m.Name == name })
+}
