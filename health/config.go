@@ -1,6 +1,10 @@
 package health
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
 
 // Config is the section `health` of the configuration.
 type Config struct {
@@ -12,4 +16,19 @@ type Config struct {
 // Default returns the values that hold where the file is silent.
 func Default() Config {
 	return Config{Interval: time.Second, Timeout: time.Second, Retries: 1}
+}
+
+// Validate returns all faults of c.
+func (c Config) Validate() error {
+	var faults []error
+	if c.Interval <= 0 {
+		faults = append(faults, fmt.Errorf("interval: %v is not positive", c.Interval))
+	}
+	if c.Timeout <= 0 {
+		faults = append(faults, fmt.Errorf("timeout: %v is not positive", c.Timeout))
+	}
+	if c.Retries < 0 {
+		faults = append(faults, fmt.Errorf("retries: %d is negative", c.Retries))
+	}
+	return errors.Join(faults...)
 }

@@ -1,0 +1,157 @@
+package health
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+)
+
+// Target is a backend to watch.
+type Target struct {
+	Name, Address string
+}
+
+// ConnConfig returns how the role of the probes connects to a backend: address,
+// user, password, database and TLS. It is called for each connection, so that a
+// changed password counts from the next probe on, by several goroutines at once.
+type ConnConfig func(backend string) (*pgconn.Config, error)
+
+// PrimaryFunc returns the backend that the cluster calls its primary and its
+// timeline; "" and the last timeline when there is none. It must not block.
+type PrimaryFunc func() (backend string, timeline uint32)
+
+// Monitor watches all backends.
+type Monitor struct {
+	probers map[string]*prober
+	primary PrimaryFunc
+	sampler *Sampler
+	metrics *metrics
+	log     *slog.Logger
+
+	observations atomic.Pointer[map[string]cluster.Observation]
+
+	mu struct {
+		sync.Mutex
+		sights  []sight        // in the order of the configuration
+		index   map[string]int // of a backend in sights
+		ref     reference
+		changed chan struct{} // closed and replaced when observations is
+	}
+}
+
+// New returns a Monitor of these backends, whose metrics are in reg.
+func New(cfg Config, backends []Target, conn ConnConfig, primary PrimaryFunc, log *slog.Logger, reg prometheus.Registerer) (*Monitor, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configure health: %w", err)
+	}
+	metrics, err := newMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
+	m := &Monitor{probers: make(map[string]*prober, len(backends)), primary: primary, metrics: metrics, log: log}
+	m.mu.index = make(map[string]int, len(backends))
+	m.mu.changed = make(chan struct{})
+	m.observations.Store(&map[string]cluster.Observation{})
+	for i, t := range backends {
+		if m.probers[t.Name] != nil {
+			return nil, fmt.Errorf("configure health: two backends %q", t.Name)
+		}
+		p := newProber(t, cfg, conn, log, m.post)
+		m.probers[t.Name] = p
+		m.mu.index[t.Name] = i
+		m.mu.sights = append(m.mu.sights, p.sight)
+	}
+	m.sampler = newSampler(cfg.Timeout, backends, conn, primary, m.Poke)
+	return m, nil
+}
+
+// Run probes and samples until ctx ends.
+func (m *Monitor) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, p := range m.probers {
+		g.Go(func() error {
+			p.run(ctx)
+			return nil
+		})
+	}
+	g.Go(func() error { return m.sampler.run(ctx) })
+	return g.Wait()
+}
+
+// Observations returns what was last seen of each backend that was probed. The
+// map is shared: nobody may write to it.
+func (m *Monitor) Observations() map[string]cluster.Observation { return *m.observations.Load() }
+
+// Changed returns a channel that is closed when newer Observations are there.
+// Who takes the channel first and the Observations afterwards misses none.
+func (m *Monitor) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.changed
+}
+
+// Poke has a backend probed at once: a connection to it broke. It never blocks;
+// while a probe is under way one more follows it, for that one may have been sent
+// before.
+func (m *Monitor) Poke(backend string) {
+	if p := m.probers[backend]; p != nil {
+		select {
+		case p.poke <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Stats returns the counts of a backend's health checks.
+func (m *Monitor) Stats(backend string) Stats {
+	if p := m.probers[backend]; p != nil {
+		return *p.stats.Load()
+	}
+	return Stats{}
+}
+
+// Sampler returns the sampler of log positions, which lives as long as Run.
+func (m *Monitor) Sampler() *Sampler { return m.sampler }
+
+// post takes what a prober saw and publishes what all of them say together.
+func (m *Monitor) post(s sight) {
+	primary, _ := m.primary()
+	m.mu.Lock()
+	i := m.mu.index[s.obs.Backend]
+	before := m.mu.sights[i]
+	m.mu.sights[i] = s
+	if s.obs.Backend == primary && s.obs.Ready && s.obs.Role == cluster.RolePrimary {
+		m.mu.ref = m.mu.ref.observe(s)
+	}
+	now := derive(m.mu.sights, m.mu.ref)
+	old := *m.observations.Swap(&now)
+	changed := m.mu.changed
+	m.mu.changed = make(chan struct{})
+	m.metrics.observe(now)
+	m.mu.Unlock()
+	close(changed)
+
+	if !s.obs.Ready || restarted(before.facts, s.facts) {
+		m.sampler.forget(s.obs.Backend)
+	}
+	for name, o := range now {
+		if was := old[name].Incompatible; o.Incompatible != was && o.Incompatible != "" {
+			m.log.Warn("standby gets no reads: its answers could differ", "backend", name, "why", o.Incompatible)
+		} else if o.Incompatible != was && o.Ready {
+			m.log.Info("standby may answer reads again", "backend", name)
+		}
+	}
+}
+
+// restarted tells whether a server was started again between two answers.
+func restarted(a, b *facts) bool {
+	return a != nil && b != nil && !a.startedAt.Equal(b.startedAt)
+}

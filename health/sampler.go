@@ -1,0 +1,165 @@
+package health
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+)
+
+const (
+	sampleGap  = 10 * time.Millisecond  // between the starts of two questions to a backend
+	samplePoll = 2 * time.Second        // after the last Request a standby that lags is still asked
+	sampleWait = 500 * time.Millisecond // after a connection could not be opened
+)
+
+// Sampler reads log positions on demand, shared by all sessions.
+//
+// A session that wrote takes Mark after it read the answer and calls Request. A
+// sample whose Round is greater than the mark was asked for after that answer, so
+// its LSN covers the write; a standby that has replayed it, on that timeline,
+// shows the write. Guaranteed: what stands in Samples about a standby was true
+// after that standby last accepted connections anew, as far as the end of the
+// old ones or a probe can tell.
+type Sampler struct {
+	timeout time.Duration
+	conn    ConnConfig
+	primary PrimaryFunc
+	poke    func(backend string)
+	askers  []*asker
+
+	begin     time.Time
+	requested atomic.Int64  // time of the last Request since begin, ns
+	round     atomic.Uint64 // number of the last round, raised before its query is sent
+	samples   atomic.Pointer[cluster.Samples]
+
+	mu struct {
+		sync.Mutex // orders the writers of samples and of asker.life
+	}
+}
+
+func newSampler(timeout time.Duration, backends []Target, conn ConnConfig, primary PrimaryFunc, poke func(string)) *Sampler {
+	s := &Sampler{timeout: timeout, conn: conn, primary: primary, poke: poke, begin: time.Now()}
+	s.samples.Store(&cluster.Samples{})
+	for _, t := range backends {
+		s.askers = append(s.askers, &asker{s: s, name: t.Name, wake: make(chan struct{}, 1)})
+	}
+	return s
+}
+
+// Mark returns the number of rounds that have started.
+func (s *Sampler) Mark() uint64 { return s.round.Load() }
+
+// Samples returns the newest positions. They are of the primary's timeline only
+// as far as their fields say so. The value is shared: nobody may write to it.
+func (s *Sampler) Samples() *cluster.Samples { return s.samples.Load() }
+
+// Request has a round started that no earlier Mark has counted, soon, in the
+// background. It never blocks; requests made meanwhile share that round.
+func (s *Sampler) Request() {
+	s.requested.Store(int64(time.Since(s.begin)))
+	for _, a := range s.askers {
+		a.notify()
+	}
+}
+
+// run serves requests until ctx ends.
+func (s *Sampler) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, a := range s.askers {
+		g.Go(func() error {
+			a.run(ctx)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// wanted tells whether somebody asked a short time ago.
+func (s *Sampler) wanted() bool {
+	return time.Since(s.begin)-time.Duration(s.requested.Load()) < samplePoll
+}
+
+// forget drops what was said by a backend that may have started anew since: it
+// can come up with less replayed than it had.
+func (s *Sampler) forget(backend string) {
+	for _, a := range s.askers {
+		if a.name == backend {
+			s.drop(a)
+			a.notify() // so that it closes its connection
+		}
+	}
+}
+
+// drop is forget for a itself.
+func (s *Sampler) drop(a *asker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.life++
+	s.edit(func(n *cluster.Samples) { n.Replayed = without(n.Replayed, a.name) })
+}
+
+// edit publishes the samples after change; s.mu is held.
+func (s *Sampler) edit(change func(*cluster.Samples)) {
+	next := *s.samples.Load()
+	change(&next)
+	s.samples.Store(&next)
+}
+
+// lifeOf returns the count of what a was told to forget; see asker.life.
+func (s *Sampler) lifeOf(a *asker) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return a.life
+}
+
+// publishPrimary takes the answer of a round, unless a newer one is there, and
+// has the standbys asked that may not have replayed it.
+func (s *Sampler) publishPrimary(name string, round uint64, timeline uint32, lsn cluster.LSN) {
+	s.mu.Lock()
+	if s.samples.Load().Round < round {
+		s.edit(func(n *cluster.Samples) { n.Round, n.Primary, n.Timeline, n.LSN = round, name, timeline, lsn })
+	}
+	now := s.samples.Load()
+	s.mu.Unlock()
+	for _, a := range s.askers {
+		if a.name != name && behind(now, a.name) {
+			a.notify()
+		}
+	}
+}
+
+// publishReplayed takes a standby's answer, unless it was told to forget it since
+// it asked.
+func (s *Sampler) publishReplayed(a *asker, life uint64, r cluster.Replayed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.life != life {
+		return
+	}
+	s.edit(func(n *cluster.Samples) { n.Replayed = append(without(n.Replayed, r.Backend), r) })
+}
+
+// without returns a copy of all without that backend.
+func without(all []cluster.Replayed, backend string) []cluster.Replayed {
+	return slices.DeleteFunc(slices.Clone(all), func(r cluster.Replayed) bool { return r.Backend == backend })
+}
+
+// behind tells whether that standby is not known to have replayed the newest
+// sample of the primary.
+func behind(s *cluster.Samples, backend string) bool {
+	if s.Primary == "" {
+		return false
+	}
+	for _, r := range s.Replayed {
+		if r.Backend == backend {
+			return r.Timeline != s.Timeline || r.LSN < s.LSN
+		}
+	}
+	return true
+}
