@@ -1,7 +1,7 @@
 package auth
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -12,6 +12,10 @@ const (
 	codeInvalidPassword      = "28P01"
 	codeProtocolViolation    = "08P01"
 	codeCannotConnectNow     = "57P03"
+	codeFeatureNotSupported  = "0A000"
+	codeQueryCanceled        = "57014"
+	codeAdminShutdown        = "57P01"
+	codeInternalError        = "XX000"
 )
 
 // Error ends an authentication. The client is told Code, Message and Detail,
@@ -48,9 +52,24 @@ func (e *Error) Encode() []byte {
 		Message:             e.Message,
 		Detail:              e.Detail,
 	}
-	b, err := msg.Encode(nil)
-	if err != nil {
-		panic(fmt.Sprintf("BUG: an authentication error of bounded length does not encode: %v", err))
+	return mustEncode(&msg)
+}
+
+// violation is an error for a message that breaks the protocol.
+func violation(message string) *Error {
+	return &Error{Code: codeProtocolViolation, Message: message}
+}
+
+// internal is an error that is nobody's fault outside.
+func internal(message string, err error) *Error {
+	return &Error{Code: codeInternalError, Message: message, Err: err}
+}
+
+// asError takes an error of the SCRAM exchange to the client: its own texts, or
+// that random bytes could not be had.
+func asError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
 	}
-	return b
+	return internal("could not generate random nonce", err)
 }
