@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ import (
 func connect(ctx context.Context, conn ConnConfig, backend string) (*pgconn.PgConn, error) {
 	cfg, err := conn(backend)
 	if err != nil {
-		return nil, errors.Join(errSkipped, err)
+		return nil, fmt.Errorf("%w: %w", errSkipped, err)
 	}
 	dial := cfg.DialFunc
 	var open atomic.Bool

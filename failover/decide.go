@@ -1,0 +1,174 @@
+package failover
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+)
+
+// Input is all that Decide looks at.
+type Input struct {
+	Now          time.Time
+	State        *cluster.State
+	Observations map[string]cluster.Observation
+	Mode         Mode
+	Retries      int           // health.retries: a backend is down when more probes than this failed in a row
+	StartWait    time.Duration // failover.start_wait
+}
+
+// Decision is what Decide wants done.
+type Decision struct {
+	// Commands in this order, each decided on the state that the ones before it
+	// make; the first expects the epoch of Input.State.
+	Commands []cluster.Command
+	// Waiting says why there is no primary and none is adopted; "" when there is
+	// one.
+	Waiting string
+}
+
+// Decide returns the commands that bring the state in line with what is seen.
+// With the state that they make and the same observations it returns none.
+//
+// The order of the situations matters: first what ends the recorded primary, then
+// what makes one, then the others, measured against the outcome.
+func Decide(in Input) Decision {
+	p := &pass{in: in, state: *in.State}
+	for _, situation := range []func(*pass){
+		backendDown,
+		primaryDemoted,
+		primaryWentBack,
+		primaryOnNewTimeline,
+		formerReturns,
+		roleChanged,
+		firstStart,
+		falsePrimary,
+		foreignSystem,
+		standbyAhead,
+		primaryBack,
+		standbyBack,
+	} {
+		situation(p)
+	}
+	if p.state.Primary != "" {
+		p.waiting = ""
+	}
+	return Decision{Commands: p.commands, Waiting: p.waiting}
+}
+
+// pass is one run of Decide.
+type pass struct {
+	in       Input
+	state    cluster.State // after commands
+	commands []cluster.Command
+	waiting  string
+}
+
+// do adds a command and applies it to the state that later situations see.
+func (p *pass) do(c cluster.Command) {
+	c.At, c.Expect = p.in.Now, p.state.Epoch
+	next, err := cluster.Apply(p.state, c)
+	if err != nil {
+		// Apply guards the safety rules; what it refuses is not proposed.
+		p.wait("%v", err)
+		return
+	}
+	if next.Epoch != p.state.Epoch {
+		p.state = next
+		p.commands = append(p.commands, c)
+	}
+}
+
+func (p *pass) wait(format string, args ...any) {
+	if p.waiting == "" {
+		p.waiting = fmt.Sprintf(format, args...)
+	}
+}
+
+func (p *pass) setStatus(b *cluster.Backend, s cluster.Status, reason string, args ...any) {
+	p.do(cluster.Command{Kind: cluster.KindSetStatus, Backend: b.Name, Status: s, Reason: fmt.Sprintf(reason, args...)})
+}
+
+func (p *pass) setRole(b *cluster.Backend, r cluster.Role) {
+	p.do(cluster.Command{Kind: cluster.KindSetRole, Backend: b.Name, Role: r})
+}
+
+func (p *pass) adopt(o cluster.Observation, reason string) {
+	p.do(cluster.Command{
+		Kind: cluster.KindAdoptPrimary, Backend: o.Backend,
+		Timeline: o.Timeline, SystemID: o.SystemID, Reason: reason,
+	})
+}
+
+// backends returns those whose status follows what is seen: not the ones that an
+// operator or a rebuild has taken out.
+func (p *pass) backends() []*cluster.Backend {
+	state := p.state // of now: a command of the caller's loop does not change it
+	var all []*cluster.Backend
+	for i := range state.Backends {
+		b := &state.Backends[i]
+		if b.Status != cluster.StatusDetached && b.Status != cluster.StatusRecovering {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// seen returns what was last observed at the address that b has now.
+func (p *pass) seen(b *cluster.Backend) (cluster.Observation, bool) {
+	o, ok := p.in.Observations[b.Name]
+	return o, ok && o.Address == b.Address
+}
+
+// ready returns the observation of a backend that answered in full.
+func (p *pass) ready(b *cluster.Backend) (cluster.Observation, bool) {
+	o, ok := p.seen(b)
+	return o, ok && o.Ready
+}
+
+// recorded returns what is seen of the recorded primary.
+func (p *pass) recorded() (*cluster.Backend, cluster.Observation, bool) {
+	b := p.state.Backend(p.state.Primary)
+	if b == nil {
+		return nil, cluster.Observation{}, false
+	}
+	o, ok := p.ready(b)
+	return b, o, ok
+}
+
+// ours tells whether o is of this cluster's data.
+func (p *pass) ours(o cluster.Observation) bool {
+	return p.state.SystemID == 0 || o.SystemID == p.state.SystemID
+}
+
+// primaries returns the backends but one that say they are primaries of this
+// cluster and could be adopted.
+func (p *pass) primaries(but string) []cluster.Observation {
+	var all []cluster.Observation
+	for _, b := range p.backends() {
+		if o, ok := p.ready(b); ok && o.Role == cluster.RolePrimary && p.ours(o) && b.Name != but && !b.Rebuild {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// described lists what is seen of all backends, for the operator.
+func (p *pass) described() string {
+	var parts []string
+	for _, b := range p.backends() {
+		o, ok := p.seen(b)
+		switch {
+		case !ok:
+			parts = append(parts, b.Name+" not probed yet")
+		case !o.Alive:
+			parts = append(parts, b.Name+" does not answer")
+		case !o.Ready:
+			parts = append(parts, b.Name+" is not ready")
+		default:
+			parts = append(parts, fmt.Sprintf("%s is a %s of system %d on timeline %d", b.Name, o.Role, o.SystemID, o.Timeline))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
