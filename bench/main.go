@@ -88,13 +88,24 @@ func parseOptions(args []string) (options, error) {
 
 // run measures everything and takes everything down, whatever happens.
 func run(ctx context.Context, o options) (err error) {
+	// Package pgtest keeps things for later runs in the temporary directory; of this
+	// one nothing stays.
+	dir, err := os.MkdirTemp("", "pgproxy-bench-")
+	if err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return fmt.Errorf("open directory to the servers' user: %w", err)
+	}
+	if err := os.Setenv("TMPDIR", dir); err != nil {
+		return fmt.Errorf("set TMPDIR: %w", err)
+	}
 	r, err := newRig(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, r.close(context.WithoutCancel(ctx)))
-	}()
+	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
 
 	report := newReport(ctx, r, o)
 	if err := measureIdle(ctx, r, o, report); err != nil {
