@@ -1,6 +1,23 @@
 package proxy
 
-import "time"
+import (
+	"time"
+
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// Config is all that package proxy reads of the configuration. Its parts stand in
+// the file under the names of their types.
+type Config struct {
+	Listen     ListenConfig
+	Auth       AuthConfig
+	Backends   []BackendConfig
+	BackendTLS BackendTLSConfig
+	Monitor    MonitorConfig
+	Pool       PoolConfig
+	Balance    lb.Config
+	Hold       HoldConfig
+}
 
 // TLSMode says what a listener does with TLS.
 type TLSMode string
@@ -41,6 +58,9 @@ type ListenConfig struct {
 	TLS           TLSConfig       `yaml:"tls"`
 	Startup       StartupLimits   `yaml:"startup"`
 	Keepalive     KeepaliveConfig `yaml:"keepalive"`
+	// Drain is how long a session that is not idle may go on after pgproxy was told
+	// to stop; then it is closed.
+	Drain time.Duration `yaml:"drain"`
 }
 
 // TLSConfig is listen.tls.
@@ -118,6 +138,7 @@ func DefaultListen() ListenConfig {
 		TLS:        TLSConfig{Mode: TLSAllow},
 		Startup:    StartupLimits{Timeout: time.Minute, MaxHalfOpen: 1000},
 		Keepalive:  KeepaliveConfig{Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
+		Drain:      10 * time.Second,
 	}
 }
 

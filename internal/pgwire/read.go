@@ -94,3 +94,13 @@ func ReadSASLInitialResponse(body []byte) (mechanism string, data []byte, ok boo
 	}
 	return "", nil, false
 }
+
+// ReadNegotiateProtocolVersion returns the version that a server offers and the
+// number of startup options that it does not know.
+func ReadNegotiateProtocolVersion(body []byte) (version uint32, unknown int, ok bool) {
+	if len(body) < 8 {
+		return 0, 0, false
+	}
+	n := int32(binary.BigEndian.Uint32(body[4:]))
+	return binary.BigEndian.Uint32(body), int(n), n >= 0
+}

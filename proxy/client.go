@@ -1,0 +1,41 @@
+package proxy
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/auth"
+)
+
+// client is one client connection. The goroutine that serves it owns it; after
+// authentication nothing here changes any more.
+type client struct {
+	// conn is the plain TCP or Unix connection or a *tls.Conn over it. All bytes that
+	// were read from it have been used: nothing is buffered beside it.
+	conn net.Conn
+	// raw is the TCP or Unix connection itself, equal to conn without TLS.
+	raw    net.Conn
+	remote netip.AddrPort // invalid for a Unix socket
+	local  bool           // a Unix socket
+
+	user, database string // as PostgreSQL truncates them; database "" for physical replication
+	// params are the startup parameters in the client's order, with repetitions,
+	// without user, database, replication and the _pq_. options.
+	params      []pgwire.Parameter
+	appName     string // the application_name among params
+	protocol    uint32 // as negotiated
+	replication pgwire.Replication
+	cred        *auth.Credential
+}
+
+// addr names the client in logs and in SHOW.
+func (c *client) addr() string {
+	if c.local {
+		return "[local]"
+	}
+	return c.remote.String()
+}
+
+// protocol32 tells whether the client takes cancel keys of protocol 3.2.
+func (c *client) protocol32() bool { return c.protocol >= pgwire.Version32 }

@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// link is a connection that is logged in on a backend. Between two uses the pool
+// owns it; a serverConn is the right to use it.
+type link struct {
+	net.Conn          // plain or *tls.Conn; nothing is buffered beside it
+	raw      net.Conn // the TCP or Unix connection itself
+
+	id       uint64 // unique in the process
+	backend  string
+	address  string
+	user     string
+	database string
+	key      poolKey
+	gen      uint64 // of the backend's pool when it was opened
+
+	pid      uint32
+	secret   []byte // the server's own cancel key
+	protocol uint32
+	params   []pgwire.Parameter // reported at login, in order of arrival
+	notices  []byte             // whole NoticeResponses of the login
+
+	created   time.Time
+	idleSince time.Time
+	uses      uint64 // loans so far
+
+	// changed are the reported settings that differ from params. Whoever reads the
+	// connection writes it.
+	changed map[string]string
+}
+
+// noteParameter takes a ParameterStatus that came after the login.
+func (l *link) noteParameter(name, value string) {
+	for _, p := range l.params {
+		if p.Name == name && p.Value == value {
+			delete(l.changed, name)
+			return
+		}
+	}
+	if l.changed == nil {
+		l.changed = make(map[string]string)
+	}
+	l.changed[name] = value
+}
+
+// terminate closes a connection that nobody else uses, with Terminate first so that
+// the server does not report a lost client.
+func (l *link) terminate() {
+	_ = l.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = l.Write(pgwire.AppendEmpty(nil, pgwire.Terminate))
+	_ = l.Close()
+}
+
+// serverConn is one loan of a link. Its holder reads and writes it, hands every
+// ParameterStatus to noteParameter, and ends the loan by pools.release or Close,
+// after which it must not touch it.
+type serverConn struct {
+	*link
+	fresh bool // nobody used the connection before
+	// tx is the transaction status of the last ReadyForQuery, which the holder keeps
+	// up to date until the release.
+	tx byte
+
+	pool *backendPool
+	mu   struct {
+		sync.Mutex
+		ended   bool
+		cancels int           // CancelRequests for it under way
+		quiet   chan struct{} // made by end when cancels > 0, closed when they are done
+	}
+}
+
+// beginCancel keeps the connection from being lent to somebody else until
+// endCancel; false: the loan has ended.
+func (sc *serverConn) beginCancel() bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.mu.ended {
+		return false
+	}
+	sc.mu.cancels++
+	return true
+}
+
+func (sc *serverConn) endCancel() {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.mu.cancels--; sc.mu.cancels == 0 && sc.mu.quiet != nil {
+		close(sc.mu.quiet)
+	}
+}
+
+// end ends the loan; ok is false when it had ended before. quiet is not nil while
+// cancels are under way and closed when they are done.
+func (sc *serverConn) end() (quiet <-chan struct{}, ok bool) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.mu.ended {
+		return nil, false
+	}
+	sc.mu.ended = true
+	if sc.mu.cancels > 0 {
+		sc.mu.quiet = make(chan struct{})
+	}
+	return sc.mu.quiet, true
+}
+
+// Close closes the connection and ends the loan. It may be called more than once
+// and by any goroutine.
+func (sc *serverConn) Close() error {
+	err := sc.Conn.Close()
+	if _, ok := sc.end(); ok {
+		sc.pool.closed(sc)
+	}
+	return err
+}
+
+// readMessage reads one message and nothing beyond it. body is valid until the
+// next call with the same buffer. A body above limit bytes is an error.
+func readMessage(r io.Reader, buf *[]byte, limit int) (typ byte, body []byte, err error) {
+	if cap(*buf) < pgwire.HeaderLen {
+		*buf = make([]byte, 1024)
+	}
+	header := (*buf)[:pgwire.HeaderLen]
+	if _, err := io.ReadFull(r, header); err != nil {
+		return 0, nil, err
+	}
+	typ, n, _, err := pgwire.Header(header)
+	if err != nil {
+		return typ, nil, err
+	}
+	n -= pgwire.HeaderLen
+	if n > limit {
+		return typ, nil, fmt.Errorf("read message %q: %d bytes, more than %d", typ, n, limit)
+	}
+	if cap(*buf) < n {
+		*buf = make([]byte, n)
+	}
+	body = (*buf)[:n]
+	if _, err := io.ReadFull(r, body); err != nil {
+		return typ, nil, fmt.Errorf("read message %q: %w", typ, unexpectedEOF(err))
+	}
+	return typ, body, nil
+}
+
+// unexpectedEOF makes an end of the stream inside a message an error of its own.
+func unexpectedEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// bound interrupts reads and writes of conn when ctx ends. release undoes it and
+// returns ctx's error if it struck; then the connection is of no use any more.
+func bound(ctx context.Context, conn net.Conn) (release func() error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	return func() error {
+		if !stop() {
+			return context.Cause(ctx)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,222 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/proxy/auth"
+)
+
+const (
+	// maxLookups bounds the auth queries under way, and so the monitor's connections.
+	maxLookups = 4
+	// lookupTimeout bounds one auth query on the server.
+	lookupTimeout = 5 * time.Second
+)
+
+// lookups runs the auth query as the monitor, on connections that it keeps. It is
+// safe for concurrent use.
+type lookups struct {
+	cluster  Cluster
+	monitor  MonitorConfig
+	password string
+	query    string
+	dialer   *dialer
+	slots    chan struct{}
+
+	mu struct {
+		sync.Mutex
+		kept []*lookupConn // the one used last at the end
+	}
+}
+
+type lookupConn struct {
+	*pgx.Conn
+	backend string // its address
+}
+
+func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
+	l := &lookups{
+		cluster: deps.Cluster, monitor: cfg.Monitor, password: deps.MonitorPassword,
+		query: cfg.Auth.Query, dialer: d, slots: make(chan struct{}, maxLookups),
+	}
+	if l.query == "" {
+		l.query = auth.LookupQuery
+	}
+	return l
+}
+
+// role asks the primary, or without one a standby, about a role.
+func (l *lookups) role(ctx context.Context, user string) (auth.Role, error) {
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	case <-ctx.Done():
+		return auth.Role{}, fmt.Errorf("look up role: %w", ctx.Err())
+	}
+	servers := usable(l.cluster.State())
+	err := errors.New("no server is up")
+	for _, b := range servers {
+		var role auth.Role
+		if role, err = l.ask(ctx, b, user); err == nil {
+			return role, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return auth.Role{}, fmt.Errorf("look up role: %w", err)
+}
+
+// usable returns the backends that may be asked, the primary first.
+func usable(s *cluster.State) []cluster.Backend {
+	var servers []cluster.Backend
+	if b := s.Backend(s.Primary); b != nil {
+		servers = append(servers, *b)
+	}
+	for _, b := range s.Backends {
+		if b.Name != s.Primary && b.Status == cluster.StatusUp && b.Role == cluster.RoleStandby && !b.Rebuild {
+			servers = append(servers, b)
+		}
+	}
+	return servers
+}
+
+// ask runs the query on one server: on a kept connection, and when that turns out
+// to be broken on a new one.
+func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth.Role, error) {
+	if conn := l.take(b.Address); conn != nil {
+		role, err := l.run(ctx, conn, user)
+		if err == nil || !conn.IsClosed() || ctx.Err() != nil {
+			return role, err
+		}
+	}
+	conn, err := l.connect(ctx, b.Address)
+	if err != nil {
+		return auth.Role{}, err
+	}
+	return l.run(ctx, conn, user)
+}
+
+// run runs the query and keeps the connection unless it broke.
+func (l *lookups) run(ctx context.Context, conn *lookupConn, user string) (auth.Role, error) {
+	role, err := queryRole(ctx, conn.Conn, l.query, user)
+	if conn.IsClosed() {
+		return role, err
+	}
+	l.mu.Lock()
+	l.mu.kept = append(l.mu.kept, conn)
+	l.mu.Unlock()
+	return role, err
+}
+
+// take returns a kept connection to that server. Those to others are of no use any
+// more: the primary has changed.
+func (l *lookups) take(address string) *lookupConn {
+	l.mu.Lock()
+	var found *lookupConn
+	var old []*lookupConn
+	for n := len(l.mu.kept); n > 0 && found == nil; n = len(l.mu.kept) {
+		conn := l.mu.kept[n-1]
+		l.mu.kept = l.mu.kept[:n-1]
+		if conn.backend == address {
+			found = conn
+		} else {
+			old = append(old, conn)
+		}
+	}
+	l.mu.Unlock()
+	closeLookups(old)
+	return found
+}
+
+// connect logs the monitor in. The search_path is fixed, so that no object that
+// somebody made is taken for one of the query's.
+func (l *lookups) connect(ctx context.Context, address string) (*lookupConn, error) {
+	config, err := pgx.ParseConfig("sslmode=disable")
+	if err != nil {
+		return nil, fmt.Errorf("configure monitor connection: %w", err)
+	}
+	_, _, host, port, err := splitAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", address, err)
+	}
+	config.Host, config.Port = host, uint16(n)
+	config.User, config.Password, config.Database = l.monitor.User, l.password, l.monitor.Database
+	config.Fallbacks = nil
+	config.ConnectTimeout = lookupTimeout
+	config.RuntimeParams = map[string]string{
+		"application_name":  "pgproxy",
+		"search_path":       "pg_catalog",
+		"statement_timeout": strconv.FormatInt(lookupTimeout.Milliseconds(), 10),
+	}
+	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{host}, nil }
+	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := l.dialer.dial(ctx, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn.Conn, nil
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &lookupConn{Conn: conn, backend: address}, nil
+}
+
+// queryRole reads the one row that the query gives for a role, or none.
+func queryRole(ctx context.Context, conn *pgx.Conn, query, user string) (auth.Role, error) {
+	var name, verifier pgtype.Text
+	var canLogin pgtype.Bool
+	var until pgtype.Timestamptz
+	err := conn.QueryRow(ctx, query, user).Scan(&name, &verifier, &canLogin, &until)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return auth.Role{Name: user}, nil
+	}
+	if err != nil {
+		return auth.Role{}, err
+	}
+	role := auth.Role{Name: user, Exists: true, CanLogin: canLogin.Bool}
+	if role.Verifier, err = auth.ParseVerifier(verifier.String); err != nil {
+		return auth.Role{}, err
+	}
+	switch {
+	case !until.Valid || until.InfinityModifier == pgtype.Infinity:
+	case until.InfinityModifier == pgtype.NegativeInfinity:
+		role.ValidUntil = time.Unix(0, 0)
+	default:
+		role.ValidUntil = until.Time
+	}
+	return role, nil
+}
+
+// close closes the kept connections; no lookup is under way any more.
+func (l *lookups) close() {
+	l.mu.Lock()
+	old := l.mu.kept
+	l.mu.kept = nil
+	l.mu.Unlock()
+	closeLookups(old)
+}
+
+func closeLookups(conns []*lookupConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, conn := range conns {
+		_ = conn.Close(ctx)
+	}
+}

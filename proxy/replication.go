@@ -1,0 +1,90 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// halfClosed is how long the client of a replication connection may go on after
+// its server has ended.
+const halfClosed = 10 * time.Second
+
+// serveReplication gives a replication client (pg_basebackup, pg_receivewal, a
+// standby) a connection of its own to the primary and copies bytes both ways until
+// both have ended.
+func (s *Server) serveReplication(ctx context.Context, c *client) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.raw.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	sc, err := s.dedicated(ctx, c)
+	if err != nil {
+		writeLast(c.conn, fatalOf(err))
+		return err
+	}
+	defer sc.Close()
+	defer context.AfterFunc(ctx, func() { _ = sc.raw.SetDeadline(time.Unix(1, 0)) })()
+
+	secret, unregister := s.cancels.register(sc.pid, c.protocol32(), loanTarget{sc})
+	defer unregister()
+	out := sc.notices
+	for _, p := range sc.params {
+		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
+	}
+	out = pgwire.AppendBackendKeyData(out, sc.pid, secret)
+	if _, err := c.conn.Write(pgwire.AppendReadyForQuery(out, pgwire.TxIdle)); err != nil {
+		return fmt.Errorf("send startup: %w", err)
+	}
+
+	var up sync.WaitGroup
+	up.Go(func() {
+		_, _ = io.Copy(sc.Conn, c.conn)
+		closeWrite(sc.Conn)
+	})
+	_, err = io.Copy(c.conn, sc.Conn)
+	closeWrite(c.conn)
+	_ = c.raw.SetReadDeadline(time.Now().Add(halfClosed))
+	up.Wait()
+	return err
+}
+
+// dedicated logs a replication client in on the primary.
+func (s *Server) dedicated(ctx context.Context, c *client) (*serverConn, error) {
+	state := s.deps.Cluster.State()
+	b := state.Backend(state.Primary)
+	if b == nil {
+		return nil, &Refusal{Code: codeCannotConnectNow, Message: "pgproxy: there is no primary"}
+	}
+	return s.pools.acquire(ctx, *b, c)
+}
+
+// loanTarget makes one loan the target of cancel requests.
+type loanTarget struct{ sc *serverConn }
+
+func (t loanTarget) cancelTarget() *serverConn { return t.sc }
+
+// fatalOf returns the message that tells a client why it gets no server: the
+// server's own where it said something.
+func fatalOf(err error) []byte {
+	if e, ok := errors.AsType[*ServerError](err); ok {
+		return e.Raw
+	}
+	if e, ok := errors.AsType[*Refusal](err); ok {
+		return e.encode(pgwire.SeverityFatal)
+	}
+	// The client learns no address: the error stands in the log.
+	return pgwire.AppendError(nil, pgwire.SeverityFatal, codeConnectionFailure,
+		"pgproxy: could not connect to the server", "", "")
+}
+
+// closeWrite ends the stream to a peer and leaves the other direction open.
+func closeWrite(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
+}

@@ -1,0 +1,268 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/auth"
+)
+
+// Cluster is the agreed truth about the backends.
+type Cluster interface {
+	// State returns the latest state. It is never nil, and another value only when
+	// something changed.
+	State() *cluster.State
+	// Changed returns a channel that is closed when State is about to return something
+	// newer than it did before the call.
+	Changed() <-chan struct{}
+}
+
+// Deps is what a Server needs of the other parts.
+type Deps struct {
+	Cluster Cluster
+	// Observations returns what this member last saw of the backends.
+	Observations func() map[string]cluster.Observation
+	// Poke asks for a probe of a backend now: a connection to it has just failed.
+	Poke func(backend string)
+	// MonitorPassword is the password of monitor.user.
+	MonitorPassword string
+	// ClusterSecret is shared by all members, so that they answer alike about users
+	// that do not exist. Without one it is made up.
+	ClusterSecret []byte
+	Logger        *slog.Logger
+	Registerer    prometheus.Registerer
+}
+
+// Server accepts clients, authenticates them and runs their sessions.
+type Server struct {
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+
+	tls     *frontTLS // nil: no TLS
+	store   *auth.Store
+	auth    *auth.Authenticator
+	lookups *lookups
+	dialer  *dialer
+	pools   *pools
+	cancels *cancelRegistry
+	gate    *gate
+
+	// handle runs the session of a client that was told AuthenticationOk. When ctx
+	// ends it must return at once, when draining is closed as soon as the session is
+	// idle, after errShutdown. It does not close the client's connection.
+	handle func(ctx context.Context, c *client) error
+
+	ready    chan struct{}
+	addr     net.Addr      // of the first listener; set before ready is closed
+	draining chan struct{} // closed when no new session starts
+	clients  atomic.Int64  // authenticated ones
+}
+
+// errShutdown is what sessions and connections are told when pgproxy stops.
+var errShutdown = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: shutting down"}
+
+// New makes a Server. It reads the files that the configuration names, and opens
+// no connection.
+func New(cfg Config, deps Deps) (*Server, error) {
+	s := &Server{
+		cfg: cfg, deps: deps, log: deps.Logger,
+		gate:     newGate(cfg.Listen.Startup.MaxHalfOpen),
+		ready:    make(chan struct{}),
+		draining: make(chan struct{}),
+	}
+	s.handle = s.serveSession
+	var err error
+	if s.tls, err = newFrontTLS(cfg.Listen.TLS, s.log); err != nil {
+		return nil, err
+	}
+	s.dialer = &dialer{keepalive: cfg.Listen.Keepalive}
+	if s.dialer.tls, err = newBackTLS(cfg.BackendTLS); err != nil {
+		return nil, err
+	}
+	if cfg.Auth.PasswordFile != "" {
+		if s.dialer.passfile, err = auth.LoadPassfile(cfg.Auth.PasswordFile); err != nil {
+			return nil, fmt.Errorf("load auth.password_file: %w", err)
+		}
+	}
+	s.lookups = newLookups(cfg, deps, s.dialer)
+	s.store = auth.NewStore(auth.StoreConfig{Lookup: s.lookups.role, TTL: cfg.Auth.Cache, MaxLookups: maxLookups})
+	if s.auth, err = newAuthenticator(cfg.Auth, s.store, deps.ClusterSecret); err != nil {
+		return nil, err
+	}
+	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
+	s.pools.login, s.pools.poke = s.login, deps.Poke
+	s.cancels = newCancelRegistry(s.dialer)
+	return s, nil
+}
+
+func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.Authenticator, error) {
+	hba := auth.DefaultHBA()
+	if cfg.HBAFile != "" {
+		f, err := os.Open(cfg.HBAFile)
+		if err != nil {
+			return nil, fmt.Errorf("load auth.hba_file: %w", err)
+		}
+		defer f.Close()
+		if hba, err = auth.ParseHBA(f, cfg.HBAFile); err != nil {
+			return nil, fmt.Errorf("load auth.hba_file: %w", err)
+		}
+	}
+	if len(secret) == 0 {
+		secret = make([]byte, 32)
+		rand.Read(secret) // never fails (crypto/rand)
+	}
+	return auth.NewAuthenticator(auth.AuthenticatorConfig{HBA: hba, Store: store, MockSecret: auth.MockSecret(secret)})
+}
+
+// Ready is closed when all listeners accept.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Addr returns the address of the TCP listener, or of the Unix socket where there
+// is no other. It must not be called before Ready is closed.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// Run serves until ctx ends; then it stops accepting, lets sessions come to an idle
+// point for listen.drain, closes what is left, and returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	listeners, err := listen(ctx, s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	s.addr = listeners[0].Addr()
+
+	accepting, stopAccepting := context.WithCancelCause(ctx)
+	serving, stopServing := context.WithCancelCause(context.WithoutCancel(ctx))
+	pooling, stopPooling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPooling()
+
+	var conns, accepts, pooled sync.WaitGroup
+	pooled.Go(func() { s.pools.run(pooling) })
+	for _, l := range listeners {
+		accepts.Go(func() {
+			if err := s.accept(accepting, l, func(starting context.Context, conn net.Conn, leave func()) {
+				conns.Go(func() { s.serve(starting, serving, conn, leave) })
+			}); err != nil {
+				stopAccepting(err)
+			}
+		})
+	}
+	close(s.ready)
+	s.log.Info("accepting clients", "address", s.addr.String())
+
+	<-accepting.Done()
+	err = context.Cause(accepting)
+	stopAccepting(errShutdown)
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+	accepts.Wait()
+	close(s.draining)
+	overdue := time.AfterFunc(s.cfg.Listen.Drain, func() { stopServing(errShutdown) })
+	conns.Wait()
+	overdue.Stop()
+	stopServing(nil)
+	s.lookups.close()
+	stopPooling()
+	pooled.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serve carries one connection from accept to its end. starting bounds its startup,
+// serving its session; leave frees its place among the half-open ones.
+func (s *Server) serve(starting, serving context.Context, conn net.Conn, leave func()) {
+	c := &client{conn: conn, raw: conn}
+	defer func() { _ = c.conn.Close() }()
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = a.AddrPort()
+	} else {
+		c.local = true
+	}
+	err := s.start(starting, c)
+	leave()
+	if err != nil {
+		if !errors.Is(err, errSilent) {
+			s.log.Info("client refused", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
+		} else {
+			s.log.Debug("connection closed before its session", "client", c.addr(), "error", err)
+		}
+		return
+	}
+	defer s.clients.Add(-1)
+	run := s.handle
+	if c.replication != pgwire.ReplicationNone {
+		run = s.serveReplication
+	}
+	if err := run(serving, c); err != nil {
+		s.log.Debug("session ended", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
+	}
+}
+
+// start brings a connection up to AuthenticationOk and counts it as a client.
+func (s *Server) start(ctx context.Context, c *client) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Listen.Startup.Timeout, errStartupTimeout)
+	defer cancel()
+	release := bound(ctx, c.raw)
+	st := &startup{server: s, client: c}
+	err := st.run(ctx)
+	if late := release(); late != nil {
+		err = late
+	}
+	if err == nil {
+		if err = s.admit(c); err == nil {
+			return nil
+		}
+	}
+	if !st.handshaking {
+		st.tell(err)
+	}
+	return err
+}
+
+var errStartupTimeout = fmt.Errorf("not authenticated in time: %w", errSilent)
+
+// admit counts an authenticated client and tells it that it is in.
+func (s *Server) admit(c *client) error {
+	if s.clients.Add(1) > int64(s.cfg.Listen.MaxClients) {
+		s.clients.Add(-1)
+		return &Refusal{Code: codeTooManyConnections, Message: "pgproxy: sorry, too many clients already"}
+	}
+	if _, err := c.conn.Write(pgwire.AppendAuthentication(nil, pgwire.AuthOK, nil)); err != nil {
+		s.clients.Add(-1)
+		return fmt.Errorf("send AuthenticationOk: %w: %w", err, errSilent)
+	}
+	return nil
+}
+
+// login logs a client in on a backend for the pools. A credential that the backend
+// does not take any more is forgotten: the password was changed.
+func (s *Server) login(ctx context.Context, b cluster.Backend, c *client) (*link, error) {
+	l, err := s.dialer.login(ctx, b, c)
+	refused, ok := errors.AsType[*ServerError](err)
+	switch {
+	case errors.Is(err, auth.ErrKeyMismatch):
+		s.store.Invalidate(c.user)
+		return nil, &Refusal{
+			Code:    codeInvalidPassword,
+			Message: fmt.Sprintf("password authentication failed for user \"%s\"", c.user),
+		}
+	case ok && refused.Code == codeInvalidPassword:
+		s.store.Invalidate(c.user)
+	}
+	return l, err
+}

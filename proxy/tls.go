@@ -1,0 +1,200 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pgproxy/pgproxy/proxy/auth"
+)
+
+// alpn is the protocol name of PostgreSQL (PostgreSQL manual, "SSL Session
+// Encryption"): optional after SSLRequest, required for direct TLS.
+const alpn = "postgresql"
+
+// watchedFiles tells whether files were replaced: mtime or size differ.
+type watchedFiles struct {
+	paths []string
+	seen  []fileStamp
+}
+
+type fileStamp struct {
+	mtime time.Time
+	size  int64
+}
+
+// changed reports that a file differs from the last call's. A file that cannot be
+// read now counts as unchanged: it is being replaced.
+func (w *watchedFiles) changed() bool {
+	seen := make([]fileStamp, len(w.paths))
+	differs := w.seen == nil
+	for i, path := range w.paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		seen[i] = fileStamp{mtime: info.ModTime(), size: info.Size()}
+		differs = differs || seen[i] != w.seen[i]
+	}
+	if differs {
+		w.seen = seen
+	}
+	return differs
+}
+
+// identity is a certificate with all that is shown and demanded with it. It is
+// immutable.
+type identity struct {
+	config  *tls.Config
+	binding auth.ChannelBinding
+}
+
+// frontTLS is the listener's side of TLS. New files are taken for the next
+// handshake, without a restart.
+type frontTLS struct {
+	cfg TLSConfig
+	log *slog.Logger
+
+	mu struct {
+		sync.Mutex
+		files   watchedFiles
+		current *identity
+	}
+}
+
+// newFrontTLS returns nil when the listener has no TLS.
+func newFrontTLS(cfg TLSConfig, log *slog.Logger) (*frontTLS, error) {
+	if cfg.Mode == TLSDisable || cfg.CertFile == "" && cfg.Mode != TLSRequire {
+		return nil, nil
+	}
+	f := &frontTLS{cfg: cfg, log: log}
+	f.mu.files.paths = []string{cfg.CertFile, cfg.KeyFile}
+	if cfg.ClientCAFile != "" {
+		f.mu.files.paths = append(f.mu.files.paths, cfg.ClientCAFile)
+	}
+	f.mu.files.changed()
+	var err error
+	f.mu.current, err = f.load()
+	return f, err
+}
+
+// identity returns what the next handshake shows.
+func (f *frontTLS) identity() *identity {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.mu.files.changed() {
+		return f.mu.current
+	}
+	next, err := f.load()
+	if err != nil {
+		// Half of a replacement, perhaps: the next change is looked at again.
+		f.log.Error("certificate not reloaded, the old one stays", "error", err)
+		return f.mu.current
+	}
+	f.log.Info("certificate reloaded", "file", f.cfg.CertFile)
+	f.mu.current = next
+	return next
+}
+
+func (f *frontTLS) load() (*identity, error) {
+	cert, err := tls.LoadX509KeyPair(f.cfg.CertFile, f.cfg.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("load listen.tls.cert_file and key_file: %w", err)
+	}
+	config := &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{alpn},
+		// As PostgreSQL: a session that is resumed would outlive its certificates.
+		SessionTicketsDisabled: true,
+	}
+	if f.cfg.ClientCAFile != "" {
+		if config.ClientCAs, err = loadPool(f.cfg.ClientCAFile); err != nil {
+			return nil, fmt.Errorf("load listen.tls.client_ca_file: %w", err)
+		}
+		config.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	return &identity{config: config, binding: auth.EndpointBinding(cert.Leaf)}, nil
+}
+
+func loadPool(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in it", path)
+	}
+	return pool, nil
+}
+
+// backTLS is TLS towards the backends. The files are read at each handshake, which
+// costs more than they do.
+type backTLS struct {
+	mode SSLMode
+	cfg  BackendTLSConfig
+}
+
+func newBackTLS(cfg BackendTLSConfig) (*backTLS, error) {
+	b := &backTLS{mode: cfg.Mode, cfg: cfg}
+	switch cfg.Mode {
+	case SSLDisable:
+		return b, nil
+	case SSLPrefer, SSLRequire:
+	case SSLVerifyCA, SSLVerifyFull:
+		if cfg.CAFile == "" {
+			return nil, fmt.Errorf("backend_tls.mode %s: backend_tls.ca_file is missing", cfg.Mode)
+		}
+	default:
+		return nil, fmt.Errorf("backend_tls.mode %q is not known", cfg.Mode)
+	}
+	_, err := b.config("")
+	return b, err
+}
+
+// config returns what a handshake with that host demands. As in libpq, mode require
+// checks the chain when there is a CA file, and mode prefer checks nothing.
+func (b *backTLS) config(host string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	if b.cfg.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(b.cfg.CertFile, b.cfg.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("load backend_tls.cert_file and key_file: %w", err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	if b.mode != SSLPrefer && b.cfg.CAFile != "" {
+		pool, err := loadPool(b.cfg.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("load backend_tls.ca_file: %w", err)
+		}
+		config.RootCAs = pool
+	}
+	if b.mode != SSLVerifyFull {
+		// The standard library knows only the check with the host's name.
+		config.InsecureSkipVerify = true
+		if roots := config.RootCAs; roots != nil {
+			config.VerifyConnection = func(s tls.ConnectionState) error { return verifyChain(s, roots) }
+		}
+	}
+	return config, nil
+}
+
+// verifyChain checks a server's certificate but not its name.
+func verifyChain(s tls.ConnectionState, roots *x509.CertPool) error {
+	if len(s.PeerCertificates) == 0 {
+		return errors.New("the server has no certificate")
+	}
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+	for _, cert := range s.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(cert)
+	}
+	_, err := s.PeerCertificates[0].Verify(opts)
+	return err
+}
