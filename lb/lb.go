@@ -1,5 +1,7 @@
 package lb
 
+import "strings"
+
 // Verdict is what the session must know about one statement (or one simple
 // query's list of statements, of which it is the union).
 type Verdict struct {
@@ -9,6 +11,8 @@ type Verdict struct {
 	// Unknown: Read is false only because the catalog or a function is not known
 	// yet; the driver should have the catalog loaded in the background.
 	Unknown bool
+	// Why says why Read is false, for logs and operators; "" when it is true.
+	Why string
 	// Statements is the number of statements (0 for an empty query).
 	Statements int
 	Effects    Effect
@@ -19,10 +23,11 @@ type Verdict struct {
 	Show string
 	// Name is the statement's name for EffectPrepare, EffectExecute, EffectDeallocate
 	// (folded like PostgreSQL does; "" with EffectDeallocate: ALL), set only when it
-	// is the only statement.
+	// is the only statement. Identifiers are cut to 63 bytes.
 	Name string
 	// Inner tells whether the statement inside PREPARE is a read; for EXECUTE,
-	// whether its arguments are free of anything that is not.
+	// whether its arguments are free of anything that is not. What the statement
+	// inside PREPARE does to the session is among the Effects of PREPARE.
 	Inner bool
 	// Setting is the folded name of the setting that a single SET or RESET changes
 	// (EffectSet), "" otherwise.
@@ -54,6 +59,7 @@ const (
 	EffectWithHold                            // DECLARE ... WITH HOLD
 	EffectSessionLock                         // advisory locks of the session
 	EffectCopyIn                              // COPY ... FROM STDIN
+	EffectIsolation                           // with EffectBegin or EffectSetLocal: an isolation level other than READ COMMITTED may hold
 	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ...: names and settings are not known any more
 )
 
@@ -66,3 +72,32 @@ const (
 	ToPrimary
 	ToStandby
 )
+
+var effectNames = []string{
+	"begin", "read-only", "end", "chain", "savepoint", "set", "set-local", "reset-all",
+	"discard-all", "may-change-state", "leftover", "temp", "listen", "prepare", "execute",
+	"deallocate", "ddl", "with-hold", "session-lock", "copy-in", "isolation", "unknown-in-session",
+}
+
+// String returns the names of the effects, separated by spaces.
+func (e Effect) String() string {
+	var names []string
+	for i, n := range effectNames {
+		if e&(1<<i) != 0 {
+			names = append(names, n)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// String returns the word of the comment hint.
+func (t Target) String() string {
+	switch t {
+	case ToPrimary:
+		return "primary"
+	case ToStandby:
+		return "standby"
+	case ToAny:
+	}
+	return "any"
+}
