@@ -1,0 +1,109 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestPercentilesOfAllThreads(t *testing.T) {
+	prefix := filepath.Join(t.TempDir(), "log")
+	// client_id transaction_no time script_no time_epoch time_us
+	for name, content := range map[string]string{
+		prefix + ".77":   "0 1 1000 0 1700000000 1\n0 2 3000 0 1700000000 2\n",
+		prefix + ".77.1": "1 1 2000 0 1700000000 3\n1 2 9000 0 1700000001 4\n1 3 4000 0 1700000001 5\n",
+	} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p50, p99, err := percentiles(prefix)
+	if err != nil || p50 != 3 || p99 != 4 {
+		t.Errorf("p50 %v, p99 %v, error %v; want 3, 4 (the fourth of five)", p50, p99, err)
+	}
+	removeLogs(prefix)
+	if _, _, err := percentiles(prefix); err == nil {
+		t.Error("no error without a log")
+	}
+}
+
+func TestNumberOfPgbench(t *testing.T) {
+	out := []byte("number of transactions actually processed: 1234\n" +
+		"average connection time = 2.375 ms\ntps = 617.25 (including reconnection times)\n")
+	for pattern, want := range map[string]float64{
+		`number of transactions actually processed: (\d+)`: 1234,
+		`average connection time = ([0-9.]+) ms`:           2.375,
+		`tps = ([0-9.]+) `:                                 617.25,
+	} {
+		if got, err := number(out, pattern); err != nil || got != want {
+			t.Errorf("%s: %v, %v; want %v", pattern, got, err, want)
+		}
+	}
+	if _, err := number(out, `latency average = ([0-9.]+)`); err == nil {
+		t.Error("no error for what is not there")
+	}
+}
+
+func TestProcessTreeHasGrandchildren(t *testing.T) {
+	// The shell waits for its child, which waits for its input to end.
+	cmd := exec.Command("sh", "-c", "cat; true")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdin.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil { // cat runs
+		t.Fatal(err)
+	}
+	pids, err := processTree(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.Index(pids, cmd.Process.Pid); pids[0] != os.Getpid() || i < 1 || len(pids) < 3 {
+		t.Errorf("processes %v, want this one, its child %d and that one's", pids, cmd.Process.Pid)
+	}
+	if bytes, err := memory(pids); err != nil || bytes <= 0 {
+		t.Errorf("memory %d, error %v", bytes, err)
+	}
+	if err := stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := readStat(cmd.Process.Pid); ok || err != nil {
+		t.Errorf("a process that is gone: %v, %v", ok, err)
+	}
+}
+
+func TestReportComparesMedians(t *testing.T) {
+	var p report
+	for _, tps := range []float64{90, 300, 100} {
+		p.add("load", "tx", direct, measurement{Throughput: 2 * tps})
+		p.add("load", "tx", "pgproxy", measurement{Throughput: tps, CPU: 10})
+	}
+	p.add("load", "tx", "haproxy", measurement{Throughput: 50})
+	p.add("load", "tx", "haproxy", measurement{Err: "it ended"})
+	var table strings.Builder
+	p.print(&table, "load")
+	if r := p.find("load", "pgproxy"); r.Throughput != 100 || r.VsDirect != 0.5 || r.VsPgbouncer != 0 {
+		t.Errorf("median %v, of direct %v, of pgbouncer %v; want 100, 0.5, none", r.Throughput, r.VsDirect, r.VsPgbouncer)
+	}
+	for _, want := range []string{"100 tx", "0.50", "fails", "haproxy: it ended"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("no %q in\n%s", want, table.String())
+		}
+	}
+}
