@@ -1,10 +1,6 @@
 package failover
 
-import (
-	"errors"
-	"fmt"
-	"time"
-)
+import "time"
 
 // Mode says who gives the backends their roles.
 type Mode string
@@ -32,23 +28,4 @@ func Default() Config {
 		RestartWait: 5 * time.Second,
 		StartWait:   time.Minute,
 	}
-}
-
-// Validate returns all faults of c.
-func (c Config) Validate() error {
-	var faults []error
-	switch c.Mode {
-	case ModeManaged, ModeExternal, ModeOff:
-	default:
-		faults = append(faults, fmt.Errorf("mode: %q is none of managed, external, off", c.Mode))
-	}
-	for _, d := range []struct {
-		name  string
-		value time.Duration
-	}{{"fence_after", c.FenceAfter}, {"restart_wait", c.RestartWait}, {"start_wait", c.StartWait}} {
-		if d.value < 0 {
-			faults = append(faults, fmt.Errorf("%s: %v is negative", d.name, d.value))
-		}
-	}
-	return errors.Join(faults...)
 }

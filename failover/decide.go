@@ -51,6 +51,7 @@ func Decide(in Input) Decision {
 	} {
 		situation(p)
 	}
+	p.wait("%s", p.described()) // unless a situation knew better
 	if p.state.Primary != "" {
 		p.waiting = ""
 	}
@@ -102,12 +103,11 @@ func (p *pass) adopt(o cluster.Observation, reason string) {
 }
 
 // backends returns those whose status follows what is seen: not the ones that an
-// operator or a rebuild has taken out.
+// operator or a rebuild has taken out. They are as of the call; do changes none.
 func (p *pass) backends() []*cluster.Backend {
-	state := p.state // of now: a command of the caller's loop does not change it
 	var all []*cluster.Backend
-	for i := range state.Backends {
-		b := &state.Backends[i]
+	for i := range p.state.Backends {
+		b := &p.state.Backends[i]
 		if b.Status != cluster.StatusDetached && b.Status != cluster.StatusRecovering {
 			all = append(all, b)
 		}

@@ -1,10 +1,6 @@
 package health
 
-import (
-	"errors"
-	"fmt"
-	"time"
-)
+import "time"
 
 // Config is the section `health` of the configuration.
 type Config struct {
@@ -16,19 +12,4 @@ type Config struct {
 // Default returns the values that hold where the file is silent.
 func Default() Config {
 	return Config{Interval: time.Second, Timeout: time.Second, Retries: 1}
-}
-
-// Validate returns all faults of c.
-func (c Config) Validate() error {
-	var faults []error
-	if c.Interval <= 0 {
-		faults = append(faults, fmt.Errorf("interval: %v is not positive", c.Interval))
-	}
-	if c.Timeout <= 0 {
-		faults = append(faults, fmt.Errorf("timeout: %v is not positive", c.Timeout))
-	}
-	if c.Retries < 0 {
-		faults = append(faults, fmt.Errorf("retries: %d is negative", c.Retries))
-	}
-	return errors.Join(faults...)
 }

@@ -49,9 +49,6 @@ type Monitor struct {
 
 // New returns a Monitor of these backends, whose metrics are in reg.
 func New(cfg Config, backends []Target, conn ConnConfig, primary PrimaryFunc, log *slog.Logger, reg prometheus.Registerer) (*Monitor, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("configure health: %w", err)
-	}
 	metrics, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
