@@ -75,7 +75,8 @@ func (f *File) AddFault(path, format string, args ...any) {
 	f.Faults.sort()
 }
 
-func (f *File) addWarning(path, format string, args ...any) {
+// AddWarning is AddFault for what may be wrong but need not.
+func (f *File) AddWarning(path, format string, args ...any) {
 	f.Warnings = append(f.Warnings, f.faultAt(path, format, args...))
 	f.Warnings.sort()
 }
@@ -115,7 +116,7 @@ func (f *File) resolvePaths() {
 func (f *File) warn() {
 	c := f.Config
 	ignored := func(path, what string) {
-		f.addWarning(path, "this version %s; the section is ignored", what)
+		f.AddWarning(path, "this version %s; the section is ignored", what)
 	}
 	if c.Agent != nil {
 		ignored("agent", "does not control a local server")
@@ -130,7 +131,7 @@ func (f *File) warn() {
 		ignored("pcp", "has no operator's interface")
 	}
 	if f.writes("failover") && c.Failover.Mode == FailoverManaged {
-		f.addWarning("failover.mode", "this version promotes no standby; managed behaves as external: a promotion made by others is followed")
+		f.AddWarning("failover.mode", "this version promotes no standby; managed behaves as external: a promotion made by others is followed")
 	}
 }
 

@@ -85,6 +85,7 @@ func (v validator) listen() {
 	v.duration("listen.keepalive.idle", l.Keepalive.Idle, time.Second, 9*time.Hour)
 	v.duration("listen.keepalive.interval", l.Keepalive.Interval, time.Second, 9*time.Hour)
 	v.between("listen.keepalive.count", l.Keepalive.Count, 1, 127)
+	v.duration("listen.drain", l.Drain, 0, day)
 }
 
 func (v validator) auth() {
