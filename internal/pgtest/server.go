@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // StopMode is how a server is told to stop (PostgreSQL manual, "Shutting Down
@@ -448,10 +447,4 @@ func (s *Server) close(ctx context.Context) error {
 	err := s.Stop(ctx, StopImmediate)
 	s.port.Release()
 	return err
-}
-
-// IsSQLState tells whether err is PostgreSQL's error of this SQLSTATE.
-func IsSQLState(err error, code string) bool {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.Code == code
 }

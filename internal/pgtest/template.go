@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,13 +94,4 @@ func copyDir(ctx context.Context, from, to string) error {
 		return fmt.Errorf("copy data directory: %w: %s", err, strings.TrimSpace(string(out)))
 	}
 	return nil
-}
-
-// hasFile tells whether path exists.
-func hasFile(path string) (bool, error) {
-	_, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
 }
