@@ -85,8 +85,9 @@ func keys(t reflect.Type, path string) []string {
 			all = append(all, keys(t.Field(i).Type, join(path, key))...)
 		}
 		return all
+	default:
+		return nil
 	}
-	return nil
 }
 
 // TestEveryFieldHasAKey guards against a field that the file could not set.
@@ -104,6 +105,7 @@ func TestEveryFieldHasAKey(t *testing.T) {
 				}
 				check(field.Type, path+"."+field.Name)
 			}
+		default:
 		}
 	}
 	check(reflect.TypeFor[Config](), "Config")
