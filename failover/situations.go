@@ -143,6 +143,15 @@ func firstStart(p *pass) {
 	p.adopt(one, "the only primary")
 }
 
+// foreignSystem: a server holds another cluster's data.
+func foreignSystem(p *pass) {
+	for _, b := range p.backends() {
+		if o, ok := p.ready(b); ok && !p.ours(o) {
+			p.setStatus(b, cluster.StatusQuarantined, "its system identifier is %d, the cluster's %d", o.SystemID, p.state.SystemID)
+		}
+	}
+}
+
 // falsePrimary: a server says that it is a primary and is not the recorded one. It
 // is never used. One on the recorded timeline has written what pg_rewind cannot
 // see (S6), so that nothing but a base backup makes it whole; one on a newer
@@ -157,18 +166,9 @@ func falsePrimary(p *pass) {
 			continue
 		}
 		p.setRole(b, cluster.RoleUnknown)
-		p.setStatus(b, cluster.StatusQuarantined, "it is a primary on timeline %d, the recorded one is %d", o.Timeline, p.state.Timeline)
+		p.setStatus(b, cluster.StatusQuarantined, "it says that it is a primary, on timeline %d; the recorded one is %d", o.Timeline, p.state.Timeline)
 		if p.ours(o) && o.Timeline == p.state.Timeline && b.Name != p.state.Former {
 			p.do(cluster.Command{Kind: cluster.KindMarkRebuild, Backend: b.Name, Reason: "a primary on the recorded timeline"})
-		}
-	}
-}
-
-// foreignSystem: a server holds another cluster's data.
-func foreignSystem(p *pass) {
-	for _, b := range p.backends() {
-		if o, ok := p.ready(b); ok && !p.ours(o) {
-			p.setStatus(b, cluster.StatusQuarantined, "its system identifier is %d, the cluster's %d", o.SystemID, p.state.SystemID)
 		}
 	}
 }
