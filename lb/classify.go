@@ -45,7 +45,10 @@ func NewClassifier(cfg Config) (*Classifier, error) {
 		}
 		c.patterns = append(c.patterns, re)
 	}
-	return c, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Scratch is a buffer that one session reuses between calls. The zero value is

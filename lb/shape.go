@@ -21,10 +21,12 @@ const (
 const (
 	flagHintPrimary byte = 1 << iota
 	flagHintStandby
-	flagBroken   // not a text that PostgreSQL's lexer accepts
-	flagDoubtful // accepted, but what it means depends on client_encoding, on
-	// standard_conforming_strings, or on the escapes of U&"..."
-	flagEncoding // bytes above 127 under a client encoding that hides ASCII in them
+	flagBroken // PostgreSQL's lexer does not accept the text
+	// flagDoubtful: what the text means depends on client_encoding, on
+	// standard_conforming_strings or on the escapes of U&"...".
+	flagDoubtful
+	// flagEncoding: bytes above 127 under an encoding that hides ASCII in them.
+	flagEncoding
 )
 
 // LexSettings are the session's settings that decide how its text is read.

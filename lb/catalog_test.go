@@ -1,0 +1,100 @@
+package lb_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgproxy/pgproxy/internal/pgtest"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// loadCatalog runs the two queries as the monitor role, which has no rights here.
+func loadCatalog(t *testing.T, server *pgtest.Server) ([]lb.FunctionRow, []lb.RelationRow) {
+	t.Helper()
+	config, err := pgx.ParseConfig(server.DSN("postgres", pgtest.MonitorUser))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RuntimeParams["search_path"] = "pg_catalog"
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	rows, err := conn.Query(t.Context(), lb.FunctionsQuery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	functions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[lb.FunctionRow])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err = conn.Query(t.Context(), lb.RelationsQuery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relations, err := pgx.CollectRows(rows, pgx.RowToStructByPos[lb.RelationRow])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return functions, relations
+}
+
+// TestCatalogQueries makes objects by script on a real server and shows what the
+// queries say about them and what that makes of statements.
+func TestCatalogQueries(t *testing.T) {
+	cluster := pgtest.StartCluster(t, pgtest.Options{})
+	server := cluster.Primary()
+	var functions []lb.FunctionRow
+	var relations []lb.RelationRow
+	datadriven.RunTest(t, "testdata/catalog.txt", func(t *testing.T, d *datadriven.TestData) string {
+		var out strings.Builder
+		switch d.Cmd {
+		case "exec":
+			if err := server.Exec(t.Context(), "postgres", d.Input); err != nil {
+				return err.Error()
+			}
+			functions, relations = loadCatalog(t, server)
+		case "functions": // one name a line
+			for _, name := range strings.Fields(d.Input) {
+				i := slices.IndexFunc(functions, func(f lb.FunctionRow) bool { return f.Name == name })
+				if i < 0 {
+					fmt.Fprintf(&out, "%s: not there\n", name)
+					continue
+				}
+				f := functions[i]
+				fmt.Fprintf(&out, "%s: volatile=%t argument=%t state=%t\n", f.Name, f.Volatile, f.Argument, f.ChangesState)
+			}
+		case "relations":
+			lines := make([]string, 0, len(relations))
+			for _, r := range relations {
+				lines = append(lines, fmt.Sprintf("%s: %s %s\n", r.Name, r.Kind, r.Ref))
+			}
+			slices.Sort(lines)
+			return strings.Join(lines, "")
+		case "classify":
+			c, err := lb.NewClassifier(lb.Default())
+			if err != nil {
+				t.Fatal(err)
+			}
+			catalog := lb.NewCatalog(functions, relations)
+			var scratch lb.Scratch
+			for _, text := range strings.Split(d.Input, "\n") {
+				v := c.Classify(catalog, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true}, []byte(text), &scratch)
+				if v.Read {
+					fmt.Fprintln(&out, "read")
+				} else {
+					fmt.Fprintf(&out, "primary: %s\n", v.Why)
+				}
+			}
+		default:
+			d.Fatalf(t, "unknown command %s", d.Cmd)
+		}
+		return out.String()
+	})
+}
