@@ -27,6 +27,7 @@ type SCRAMClient struct {
 	header  string // gs2-header
 	binding string // value of "c" in the final message
 	nonce   string
+	bare    string // client-first-message-bare
 
 	serverSignature [keyLen]byte
 }
@@ -49,8 +50,11 @@ func NewSCRAMClient(plus bool, binding ChannelBinding, keys func(salt []byte, it
 		c.binding = base64.StdEncoding.EncodeToString([]byte(c.header))
 	}
 	var err error
-	c.nonce, err = newNonce(rand)
-	return c, err
+	if c.nonce, err = newNonce(rand); err != nil {
+		return nil, err
+	}
+	c.bare = "n=,r=" + c.nonce // PostgreSQL takes the user from the startup packet
+	return c, nil
 }
 
 // Mechanism returns the name to select.
@@ -61,11 +65,8 @@ func (c *SCRAMClient) Mechanism() string {
 	return mechSCRAM
 }
 
-// firstBare has no user name: PostgreSQL takes that of the startup packet.
-func (c *SCRAMClient) firstBare() string { return "n=,r=" + c.nonce }
-
 // First returns the client-first-message.
-func (c *SCRAMClient) First() []byte { return []byte(c.header + c.firstBare()) }
+func (c *SCRAMClient) First() []byte { return []byte(c.header + c.bare) }
 
 // Final takes the server-first-message and returns the client-final-message.
 func (c *SCRAMClient) Final(serverFirst []byte) ([]byte, error) {
@@ -78,7 +79,7 @@ func (c *SCRAMClient) Final(serverFirst []byte) ([]byte, error) {
 		return nil, err
 	}
 	withoutProof := "c=" + c.binding + ",r=" + nonce
-	message := authMessage(c.firstBare(), string(serverFirst), withoutProof)
+	message := authMessage(c.bare, string(serverFirst), withoutProof)
 	stored := sha256.Sum256(keys.ClientKey[:])
 	proof := xorKeys(keys.ClientKey, hmacSHA256(stored[:], message))
 	c.serverSignature = hmacSHA256(keys.ServerKey[:], message)
