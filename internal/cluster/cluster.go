@@ -131,10 +131,10 @@ type Observation struct {
 	Role          Role
 	SystemID      uint64
 	Timeline      uint32
-	LSN           LSN // insert position of a primary, the greater of received and replayed of a standby
-	ReplayLSN     LSN // of a standby; LSN of a primary
-	LagBytes      uint64  // of a standby behind the primary's last observation; 0 when their timelines differ (then Incompatible says so)
-	LagSeconds    float64 // an upper bound of what a read on this standby misses
+	LSN           LSN       // insert position of a primary, the greater of received and replayed of a standby
+	ReplayLSN     LSN       // of a standby; LSN of a primary
+	LagBytes      uint64    // of a standby behind the primary's last observation; 0 when their timelines differ (then Incompatible says so)
+	LagSeconds    float64   // an upper bound of what a read on this standby misses
 	Version       int       // server_version_num
 	PostmasterAt  time.Time // pg_postmaster_start_time()
 	ReplicaState  string    // pg_stat_replication.state, as its primary sees it; "" unknown

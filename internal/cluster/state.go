@@ -33,10 +33,10 @@ type State struct {
 	Primary  string    `json:"primary,omitempty"` // name of the backend that takes writes; "" none
 	// Former is the last primary while there is none. Of all servers it alone may
 	// be the primary again on the recorded timeline.
-	Former   string `json:"former,omitempty"`
-	Timeline uint32 `json:"timeline,omitempty"`  // of Primary or Former; never goes back
-	SystemID uint64 `json:"system_id,omitempty"` // of all backends; 0 until a primary was adopted
-	Events   []Event   `json:"events,omitempty"` // the last MaxEvents, oldest first
+	Former   string  `json:"former,omitempty"`
+	Timeline uint32  `json:"timeline,omitempty"`  // of Primary or Former; never goes back
+	SystemID uint64  `json:"system_id,omitempty"` // of all backends; 0 until a primary was adopted
+	Events   []Event `json:"events,omitempty"`    // the last MaxEvents, oldest first
 }
 
 // Event is one line of the cluster's history.
