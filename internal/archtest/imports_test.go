@@ -30,7 +30,7 @@ var imports = map[string]struct {
 	"internal/cluster":  {nil, "the nouns that everybody shares can know nobody"},
 	"internal/pgwire":   {nil, "framing is below everything that has a meaning"},
 	"internal/archtest": {nil, "it reads the others as text"},
-	"internal/pgtest":   {[]string{"internal/pgwire"}, "servers for tests must not depend on what they test"},
+	"internal/pgtest":   {[]string{"internal/pgwire", "internal/pgtest/..."}, "servers for tests must not depend on what they test"},
 	"lb":                {[]string{"internal/cluster"}, "a verdict depends on the text and on snapshots only"},
 	"health":            {[]string{"internal/cluster", "internal/pgwire"}, "probers observe; who decides by it is joined in cmd/pgproxy"},
 	"failover":          {[]string{"internal/cluster", "internal/pgwire"}, "siblings meet in cmd/pgproxy"},
@@ -44,7 +44,7 @@ var imports = map[string]struct {
 }
 
 // testImports may be imported by every _test.go file besides what its package may.
-var testImports = []string{"internal/pgtest", "internal/pgwire"}
+var testImports = []string{"internal/pgtest/...", "internal/pgwire"}
 
 // pure says which files do no I/O, read no clock and start no goroutine. What they
 // know of the world is handed in; so scripts and fuzzing can drive them.
