@@ -190,6 +190,9 @@ func TestBadFiles(t *testing.T) {
 			"2:9: listen.tls.mode: require needs cert_file and key_file",
 			"2:24: listen.tls.client_ca_file: needs cert_file and key_file",
 		},
+		"tls-verify-full": {
+			"2:3: backend_tls.mode: verify-full needs ca_file",
+		},
 		"tls": {
 			"2:9: listen.tls.cert_file: needs key_file",
 			"3:15: backend_tls.key_file: needs cert_file",

@@ -126,9 +126,8 @@ func (v validator) backendTLS() {
 	oneOf(v, "backend_tls.mode", t.Mode,
 		proxy.SSLDisable, proxy.SSLPrefer, proxy.SSLRequire, proxy.SSLVerifyCA, proxy.SSLVerifyFull)
 	v.keyPair("backend_tls", t.CertFile, t.KeyFile)
-	// Any certificate of a public authority, for whatever host, would do; libpq refuses that too.
-	if t.Mode == proxy.SSLVerifyCA && t.CAFile == "" {
-		v.fault("backend_tls.mode", "verify-ca needs ca_file")
+	if verifies := t.Mode == proxy.SSLVerifyCA || t.Mode == proxy.SSLVerifyFull; verifies && t.CAFile == "" {
+		v.fault("backend_tls.mode", "%s needs ca_file", t.Mode)
 	}
 }
 
