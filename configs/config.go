@@ -2,8 +2,8 @@ package configs
 
 import (
 	"os"
-	"time"
 
+	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/health"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
@@ -22,7 +22,7 @@ type Config struct {
 	Health     health.Config          `yaml:"health"`
 	Pool       proxy.PoolConfig       `yaml:"pool"`
 	Balance    lb.Config              `yaml:"balance"`
-	Failover   FailoverConfig         `yaml:"failover"`
+	Failover   failover.Config        `yaml:"failover"`
 	Hold       proxy.HoldConfig       `yaml:"hold"`
 	Agent      *AgentConfig           `yaml:"agent"`    // nil: no server on this host
 	Watchdog   *WatchdogConfig        `yaml:"watchdog"` // nil: a lone proxy
@@ -30,24 +30,6 @@ type Config struct {
 	PCP        PCPConfig              `yaml:"pcp"`
 	Metrics    MetricsConfig          `yaml:"metrics"`
 	Log        LogConfig              `yaml:"log"`
-}
-
-// FailoverMode says who promotes a standby when the primary is lost.
-type FailoverMode string
-
-// The values of failover.mode.
-const (
-	FailoverManaged  FailoverMode = "managed"  // pgproxy's agents
-	FailoverExternal FailoverMode = "external" // others; pgproxy follows the new primary
-	FailoverOff      FailoverMode = "off"      // nobody; the primary is never changed
-)
-
-// FailoverConfig is the section `failover`.
-type FailoverConfig struct {
-	Mode        FailoverMode  `yaml:"mode"`
-	FenceAfter  time.Duration `yaml:"fence_after"`  // without the quorum, before an agent restarts its primary as a standby
-	RestartWait time.Duration `yaml:"restart_wait"` // for a server that was shut down cleanly to come back
-	StartWait   time.Duration `yaml:"start_wait"`   // for a server that is starting up
 }
 
 // AgentConfig is the section `agent`: the PostgreSQL server on this host.
@@ -134,16 +116,11 @@ func Default() *Config {
 		Health:     health.Default(),
 		Pool:       proxy.DefaultPool(),
 		Balance:    lb.Default(),
-		Failover: FailoverConfig{
-			Mode:        FailoverManaged,
-			FenceAfter:  10 * time.Second,
-			RestartWait: 5 * time.Second,
-			StartWait:   time.Minute,
-		},
-		Hold:    proxy.DefaultHold(),
-		PCP:     PCPConfig{Listen: "127.0.0.1:9898", UnixSocket: "/run/pgproxy/pcp.sock"},
-		Metrics: MetricsConfig{Listen: "*:9719"},
-		Log:     LogConfig{Level: LogInfo, Format: LogText},
+		Failover:   failover.Default(),
+		Hold:       proxy.DefaultHold(),
+		PCP:        PCPConfig{Listen: "127.0.0.1:9898", UnixSocket: "/run/pgproxy/pcp.sock"},
+		Metrics:    MetricsConfig{Listen: "*:9719"},
+		Log:        LogConfig{Level: LogInfo, Format: LogText},
 	}
 }
 

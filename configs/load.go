@@ -10,6 +10,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/pgproxy/pgproxy/failover"
 )
 
 // File is a configuration file that was read, with the places of its keys.
@@ -130,7 +132,7 @@ func (f *File) warn() {
 	if f.writes("pcp") {
 		ignored("pcp", "has no operator's interface")
 	}
-	if f.writes("failover") && c.Failover.Mode == FailoverManaged {
+	if f.writes("failover") && c.Failover.Mode == failover.ModeManaged {
 		f.AddWarning("failover.mode", "this version promotes no standby; managed behaves as external: a promotion made by others is followed")
 	}
 }

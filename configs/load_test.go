@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
 )
@@ -301,7 +302,7 @@ func TestGoodFiles(t *testing.T) {
 			c.Backends = []proxy.BackendConfig{{Name: "h1", Address: "/run/postgresql:5433"}}
 		}},
 		"external": {want: func(c *Config) {
-			c.Failover.Mode, c.Backends = FailoverExternal, one
+			c.Failover.Mode, c.Backends = failover.ModeExternal, one
 		}},
 		"query": {want: func(c *Config) {
 			c.Auth.Query, c.Backends = "select * from\n  lookup($1)\n", one

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
 )
@@ -194,7 +195,7 @@ func (v validator) balance() {
 
 func (v validator) failover() {
 	f := v.Failover
-	oneOf(v, "failover.mode", f.Mode, FailoverManaged, FailoverExternal, FailoverOff)
+	oneOf(v, "failover.mode", f.Mode, failover.ModeManaged, failover.ModeExternal, failover.ModeOff)
 	v.duration("failover.fence_after", f.FenceAfter, time.Second, day)
 	v.duration("failover.restart_wait", f.RestartWait, 0, day)
 	v.duration("failover.start_wait", f.StartWait, 0, day)

@@ -38,9 +38,16 @@ type halfOpen struct {
 }
 
 func newGate(limit int) *gate {
-	g := &gate{limit: limit, freed: make(chan struct{}, 1)}
+	g := &gate{limit: max(limit, 1), freed: make(chan struct{}, 1)}
 	g.mu.byAddr = make(map[netip.Prefix]*list.List)
 	return g
+}
+
+// count returns how many connections are inside.
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.mu.n
 }
 
 // enter waits for a place. evict is called, at most once, when the connection loses

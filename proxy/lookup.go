@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy/auth"
 )
 
@@ -100,7 +101,7 @@ func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth
 			return role, err
 		}
 	}
-	conn, err := l.connect(ctx, b.Address)
+	conn, err := l.connect(ctx, b.Address, l.monitor.Database)
 	if err != nil {
 		return auth.Role{}, err
 	}
@@ -141,7 +142,23 @@ func (l *lookups) take(address string) *lookupConn {
 
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
-func (l *lookups) connect(ctx context.Context, address string) (*lookupConn, error) {
+func (l *lookups) connect(ctx context.Context, address, database string) (*lookupConn, error) {
+	config, err := l.config(address, database)
+	if err != nil {
+		return nil, err
+	}
+	config.RuntimeParams["search_path"] = "pg_catalog"
+	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(lookupTimeout.Milliseconds(), 10)
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &lookupConn{Conn: conn, backend: address}, nil
+}
+
+// config is how the monitor connects to a server: by the rules of backend_tls,
+// and by nothing that stands in the environment.
+func (l *lookups) config(address, database string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig("sslmode=disable")
 	if err != nil {
 		return nil, fmt.Errorf("configure monitor connection: %w", err)
@@ -155,14 +172,10 @@ func (l *lookups) connect(ctx context.Context, address string) (*lookupConn, err
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
 	config.Host, config.Port = host, uint16(n)
-	config.User, config.Password, config.Database = l.monitor.User, l.password, l.monitor.Database
+	config.User, config.Password, config.Database = l.monitor.User, l.password, database
 	config.Fallbacks = nil
 	config.ConnectTimeout = lookupTimeout
-	config.RuntimeParams = map[string]string{
-		"application_name":  "pgproxy",
-		"search_path":       "pg_catalog",
-		"statement_timeout": strconv.FormatInt(lookupTimeout.Milliseconds(), 10),
-	}
+	config.RuntimeParams = map[string]string{"application_name": "pgproxy"}
 	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{host}, nil }
 	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := l.dialer.dial(ctx, address)
@@ -171,11 +184,44 @@ func (l *lookups) connect(ctx context.Context, address string) (*lookupConn, err
 		}
 		return conn.Conn, nil
 	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	return config, nil
+}
+
+// catalog reads what a database says about its functions and relations, from the
+// primary or without one from a standby.
+func (l *lookups) catalog(ctx context.Context, database string) (*lb.Catalog, error) {
+	err := errors.New("no server is up")
+	for _, b := range usable(l.cluster.State()) {
+		var cat *lb.Catalog
+		if cat, err = l.catalogOf(ctx, b.Address, database); err == nil {
+			return cat, nil
+		}
+	}
+	return nil, fmt.Errorf("read catalog: %w", err)
+}
+
+func (l *lookups) catalogOf(ctx context.Context, address, database string) (*lb.Catalog, error) {
+	conn, err := l.connect(ctx, address, database)
 	if err != nil {
 		return nil, err
 	}
-	return &lookupConn{Conn: conn, backend: address}, nil
+	defer closeLookups([]*lookupConn{conn})
+	rows, err := conn.Query(ctx, lb.FunctionsQuery)
+	if err != nil {
+		return nil, fmt.Errorf("read functions: %w", err)
+	}
+	functions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[lb.FunctionRow])
+	if err != nil {
+		return nil, fmt.Errorf("read functions: %w", err)
+	}
+	if rows, err = conn.Query(ctx, lb.RelationsQuery); err != nil {
+		return nil, fmt.Errorf("read relations: %w", err)
+	}
+	relations, err := pgx.CollectRows(rows, pgx.RowToStructByPos[lb.RelationRow])
+	if err != nil {
+		return nil, fmt.Errorf("read relations: %w", err)
+	}
+	return lb.NewCatalog(functions, relations), nil
 }
 
 // queryRole reads the one row that the query gives for a role, or none.
@@ -204,8 +250,12 @@ func queryRole(ctx context.Context, conn *pgx.Conn, query, user string) (auth.Ro
 	return role, nil
 }
 
-// close closes the kept connections; no lookup is under way any more.
+// close waits for the lookups under way, lets no other one begin, and closes the
+// kept connections.
 func (l *lookups) close() {
+	for range maxLookups {
+		l.slots <- struct{}{}
+	}
 	l.mu.Lock()
 	old := l.mu.kept
 	l.mu.kept = nil

@@ -110,16 +110,16 @@ func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
 // run keeps the pools in step with the cluster and closes what has been idle for
 // too long, until ctx ends; then it closes all idle connections and waits for
 // those being cleaned.
-func (p *pools) run(ctx context.Context) error {
+func (p *pools) run(ctx context.Context) {
 	expire := time.NewTicker(max(p.cfg.Idle/2, time.Millisecond))
 	defer expire.Stop()
 	for {
 		changed := p.cluster.Changed()
-		p.locked(func() []*link { return p.follow() })
+		p.locked(p.follow)
 		select {
 		case <-ctx.Done():
 			p.shutdown()
-			return nil
+			return
 		case <-changed:
 		case <-expire.C:
 			p.locked(p.expire)
@@ -326,6 +326,7 @@ func (p *pools) clean(bp *backendPool, l *link, tx byte, quiet <-chan struct{}) 
 
 // store puts a clean link among the idle ones, or closes it when there are enough.
 func (p *pools) store(bp *backendPool, l *link) {
+	_ = l.SetDeadline(time.Time{}) // fails only on a closed one, which quietConn finds
 	p.locked(func() []*link {
 		if l.gen != bp.gen || p.mu.shutdown {
 			bp.open--
@@ -527,14 +528,16 @@ func reset(l *link, tx byte) error {
 	if len(l.changed) > 0 {
 		return errors.New("reset: a reported setting differs from the one at login")
 	}
-	return l.SetDeadline(time.Time{})
+	return nil
 }
 
 // poolConn describes one server connection for SHOW and the metrics.
 type poolConn struct {
+	id                      uint64
 	backend, database, user string
 	pid                     uint32
 	created                 time.Time
+	idleSince               time.Time // zero: never idle yet; of the last time when lent
 	uses                    uint64
 	lent                    bool
 }
@@ -545,8 +548,8 @@ func (p *pools) list() (conns []poolConn) {
 	defer p.mu.Unlock()
 	add := func(l *link, lent bool) {
 		conns = append(conns, poolConn{
-			backend: l.backend, database: l.database, user: l.user,
-			pid: l.pid, created: l.created, uses: l.uses, lent: lent,
+			id: l.id, backend: l.backend, database: l.database, user: l.user,
+			pid: l.pid, created: l.created, idleSince: l.idleSince, uses: l.uses, lent: lent,
 		})
 	}
 	for _, bp := range p.mu.byName {

@@ -20,15 +20,14 @@ const halfClosed = 10 * time.Second
 // standby) a connection of its own to the primary and copies bytes both ways until
 // both have ended.
 func (s *Server) serveReplication(ctx context.Context, c *client) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.raw.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { _ = c.raw.Close() })()
 	sc, err := s.dedicated(ctx, c)
 	if err != nil {
 		writeLast(c.conn, fatalOf(err))
 		return err
 	}
 	defer sc.Close()
-	defer context.AfterFunc(ctx, func() { _ = sc.raw.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = sc.raw.Close() })()
 
 	secret, unregister := s.cancels.register(sc.pid, c.protocol32(), loanTarget{sc})
 	defer unregister()

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -36,6 +37,12 @@ type Deps struct {
 	Observations func() map[string]cluster.Observation
 	// Poke asks for a probe of a backend now: a connection to it has just failed.
 	Poke func(backend string)
+	// Sampler gives log positions on demand.
+	Sampler Sampler
+	// HealthStats counts the health checks of a backend.
+	HealthStats func(backend string) HealthStats
+	// Version is what SHOW pool_version answers.
+	Version string
 	// MonitorPassword is the password of monitor.user.
 	MonitorPassword string
 	// ClusterSecret is shared by all members, so that they answer alike about users
@@ -59,6 +66,8 @@ type Server struct {
 	pools   *pools
 	cancels *cancelRegistry
 	gate    *gate
+
+	sessions *sessions
 
 	// handle runs the session of a client that was told AuthenticationOk. When ctx
 	// ends it must return at once, when draining is closed as soon as the session is
@@ -105,7 +114,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
 	s.pools.login, s.pools.poke = s.login, deps.Poke
 	s.cancels = newCancelRegistry(s.dialer)
-	return s, nil
+	s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count)
+	return s, err
 }
 
 func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.Authenticator, error) {
@@ -125,6 +135,16 @@ func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.A
 		rand.Read(secret) // never fails (crypto/rand)
 	}
 	return auth.NewAuthenticator(auth.AuthenticatorConfig{HBA: hba, Store: store, MockSecret: auth.MockSecret(secret)})
+}
+
+// MonitorConfig is how the monitor connects to a backend, for the probes: by the
+// rules of backend_tls.
+func (s *Server) MonitorConfig(address string) (*pgconn.Config, error) {
+	config, err := s.lookups.config(address, s.cfg.Monitor.Database)
+	if err != nil {
+		return nil, err
+	}
+	return &config.Config, nil
 }
 
 // Ready is closed when all listeners accept.
@@ -150,6 +170,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	var conns, accepts, pooled sync.WaitGroup
 	pooled.Go(func() { s.pools.run(pooling) })
+	pooled.Go(func() { s.sessions.run(pooling) })
 	for _, l := range listeners {
 		accepts.Go(func() {
 			if err := s.accept(accepting, l, func(starting context.Context, conn net.Conn, leave func()) {
@@ -170,6 +191,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	accepts.Wait()
 	close(s.draining)
+	s.sessions.drain(errShutdown.encode(pgwire.SeverityFatal))
 	overdue := time.AfterFunc(s.cfg.Listen.Drain, func() { stopServing(errShutdown) })
 	conns.Wait()
 	overdue.Stop()

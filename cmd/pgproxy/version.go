@@ -30,14 +30,19 @@ func newVersionCommand() *cobra.Command {
 
 // Run prints one line.
 func (c *versionCommand) Run() error {
+	if _, err := fmt.Fprintln(c.Stdout, versionText()); err != nil {
+		return fmt.Errorf("print version: %w", err)
+	}
+	return nil
+}
+
+// versionText is what SHOW pool_version answers.
+func versionText() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	if _, err := fmt.Fprintln(c.Stdout, versionLine(version, info)); err != nil {
-		return fmt.Errorf("print version: %w", err)
-	}
-	return nil
+	return versionLine(version, info)
 }
 
 // versionLine says what is known: a build outside of a clone has no commit.

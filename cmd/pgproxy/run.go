@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgproxy/pgproxy/configs"
+)
+
+// runCommand runs one member until its context ends.
+type runCommand struct {
+	ConfigFile string
+	Stderr     io.Writer // of the log
+
+	ready chan struct{}
+}
+
+// newRunCommand returns a command that logs to standard error.
+func newRunCommand(configFile string) *runCommand {
+	return &runCommand{ConfigFile: configFile, Stderr: os.Stderr, ready: make(chan struct{})}
+}
+
+func newRunCobraCommand() *cobra.Command {
+	c := newRunCommand("")
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the proxy",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.Stderr = cmd.ErrOrStderr()
+			return c.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVarP(&c.ConfigFile, "config", "c", "", "the configuration file (required)")
+	return cmd
+}
+
+// Ready is closed when clients can connect.
+func (c *runCommand) Ready() <-chan struct{} { return c.ready }
+
+// Run reads and checks the configuration before it opens anything, and returns
+// nil after an orderly stop.
+func (c *runCommand) Run(ctx context.Context) error {
+	if c.ConfigFile == "" {
+		return usageError{errors.New("which file? use -c FILE")}
+	}
+	data, err := os.ReadFile(c.ConfigFile)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	f := configs.Parse(c.ConfigFile, data)
+	if f.Config != nil {
+		checkFiles(f)
+	}
+	if len(f.Faults) > 0 {
+		return f.Faults
+	}
+	log := newLogger(f.Config.Log, c.Stderr)
+	for _, w := range f.Warnings {
+		log.Warn(w.Error())
+	}
+	m, err := newMember(f.Config, log)
+	if err != nil {
+		return err
+	}
+	return m.run(ctx, c.ready)
+}

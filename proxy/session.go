@@ -1,0 +1,408 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/session"
+)
+
+// clientSession drives the core of one client's session: it owns the sockets and the
+// goroutines, and serialises the calls of the core. No lock is held across I/O.
+type clientSession struct {
+	shared *sessions
+	client *client
+	env    *sessionEnv
+	id     uint64
+	began  time.Time
+	ctx    context.Context // ends with the session
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // attachments under way
+	cond   *sync.Cond     // on mu: something may have changed for a goroutine that waits
+	state  stateValue     // written under mu
+
+	mu struct {
+		sync.Mutex
+		core     *session.Core
+		client   peer
+		servers  [session.Standby + 1]*server
+		waiting  int  // goroutines in wait
+		progress bool // a server has answered since the client's goroutine looked
+		over     bool // everything is to end now
+		attach   bool // a goroutine is attaching
+	}
+}
+
+// sessionState is what a session does, for operators (pg_stat_activity.state).
+type sessionState uint32
+
+const (
+	stateIdle sessionState = iota
+	stateActive
+	stateInTransaction
+)
+
+// String returns PostgreSQL's word for the state.
+func (s sessionState) String() string {
+	switch s {
+	case stateActive:
+		return "active"
+	case stateInTransaction:
+		return "idle in transaction"
+	case stateIdle:
+	}
+	return "idle"
+}
+
+// stateValue is a sessionState that anybody may read.
+type stateValue struct{ v atomic.Uint32 }
+
+func (s *stateValue) Load() sessionState { return sessionState(s.v.Load()) }
+
+func (s *stateValue) store(state sessionState) {
+	if s.Load() != state {
+		s.v.Store(uint32(state))
+	}
+}
+
+// server is a server connection in one of the session's slots.
+type server struct {
+	peer
+	loan   *serverConn
+	read   chan struct{} // closed when its reader has ended
+	unread bool          // its reader has bytes that nobody took; read after read is closed
+}
+
+// serveSession runs the session of an authenticated client until it ends.
+func (s *Server) serveSession(ctx context.Context, c *client) error {
+	return s.sessions.serve(ctx, c)
+}
+
+// serve runs one session. ctx ends when all sessions are to end at once.
+func (sh *sessions) serve(ctx context.Context, c *client) error {
+	s := &clientSession{shared: sh, client: c, id: sh.lastID.Add(1), began: time.Now()}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	defer s.cancel()
+	s.cond = sync.NewCond(&s.mu)
+	s.env = newSessionEnv(sh, s)
+	s.mu.core = session.New(s.env)
+	s.mu.client.conn = c.conn
+
+	slot, loan, err := s.firstServer()
+	if err != nil {
+		_, werr := c.conn.Write(fatalResponse(err))
+		return errors.Join(err, werr)
+	}
+	secret, unregister := sh.cancels.register(loan.pid, c.protocol32(), s)
+	defer unregister()
+	sh.add(s)
+	defer sh.remove(s)
+	if _, err := c.conn.Write(s.greeting(loan, secret)); err != nil {
+		loan.Close()
+		return fmt.Errorf("greet client: %w", err)
+	}
+	if mark, ok := sh.floors.of(c.user); ok && s.env.Floors() {
+		s.mu.core.StartFloor(mark)
+	}
+	s.mu.Lock()
+	s.place(slot, loan)
+	s.mu.Unlock()
+
+	stop := context.AfterFunc(s.ctx, s.abort)
+	defer stop()
+	s.readClient()
+	s.tearDown()
+	return nil
+}
+
+// firstServer gets the connection with which the session starts: the primary's,
+// or a standby's while there is no primary.
+func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
+	sh := s.shared
+	if sh.cluster.State().Primary == "" {
+		if name := s.env.Choose("", 0); name != "" {
+			if b := sh.cluster.State().Backend(name); b != nil {
+				if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
+					return session.Standby, loan, nil
+				}
+			}
+		}
+	}
+	loan, err := s.acquirePrimary()
+	return session.Primary, loan, err
+}
+
+// acquirePrimary waits for a connection to the primary, for hold.timeout at most.
+func (s *clientSession) acquirePrimary() (*serverConn, error) {
+	sh := s.shared
+	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Hold.Timeout)
+	defer done()
+	var last error
+	for {
+		changed := sh.cluster.Changed()
+		state := sh.cluster.State()
+		if b := state.Backend(state.Primary); b != nil {
+			loan, err := sh.pools.acquire(ctx, *b, s.client)
+			if err == nil {
+				return loan, nil
+			}
+			if !isTransient(err) {
+				return nil, err
+			}
+			last = err
+			sh.poke(b.Name)
+		}
+		retry := time.NewTimer(retryPrimary)
+		select {
+		case <-changed:
+		case <-retry.C:
+		case <-ctx.Done():
+			retry.Stop()
+			if s.ctx.Err() != nil {
+				return nil, s.ctx.Err()
+			}
+			sh.log.Debug("no primary for a session", "error", last)
+			return nil, &Refusal{
+				Code:    codeCannotConnectNow,
+				Message: fmt.Sprintf("pgproxy: no primary within %v", sh.cfg.Hold.Timeout),
+			}
+		}
+		retry.Stop()
+	}
+}
+
+// retryPrimary is how long a session waits after it could not connect to the
+// primary, unless the cluster changes before.
+const retryPrimary = 250 * time.Millisecond
+
+// isTransient reports that the primary could not be reached, or answers that it
+// is starting or stopping: waiting may help.
+func isTransient(err error) bool {
+	if errors.Is(err, errBackendGone) {
+		return true
+	}
+	if se, ok := errors.AsType[*ServerError](err); ok {
+		return se.Code == codeCannotConnectNow
+	}
+	if _, ok := errors.AsType[*Refusal](err); ok {
+		return false
+	}
+	_, ok := errors.AsType[net.Error](err)
+	return ok || errors.Is(err, net.ErrClosed)
+}
+
+// greeting is what a client is told when its session begins (manual, "Start-up").
+func (s *clientSession) greeting(loan *serverConn, secret []byte) []byte {
+	var b []byte
+	for _, p := range loan.params {
+		b = pgwire.AppendParameterStatus(b, p.Name, p.Value)
+		s.env.Parameter(session.Primary, []byte(p.Name), []byte(p.Value))
+	}
+	b = pgwire.AppendBackendKeyData(b, loan.pid, secret)
+	if loan.fresh {
+		b = append(b, loan.notices...)
+	}
+	return pgwire.AppendReadyForQuery(b, pgwire.TxIdle)
+}
+
+// place puts a server connection into a slot and starts its reader. The lock is held.
+func (s *clientSession) place(slot session.Slot, loan *serverConn) {
+	sv := &server{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
+	s.mu.servers[slot] = sv
+	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh})
+	go s.readServer(slot, sv)
+}
+
+// follow carries out what the core asks for beside writing. The lock is held.
+func (s *clientSession) follow() {
+	for _, d := range s.mu.core.Detached() {
+		if sv := s.mu.servers[d.Slot]; sv != nil {
+			s.mu.servers[d.Slot] = nil
+			s.wg.Go(func() { s.giveBack(sv, d.Leftovers) })
+		}
+	}
+	if slot, backend := s.mu.core.Wanted(); slot != session.None && !s.mu.attach && !s.mu.over {
+		s.mu.attach = true
+		s.wg.Go(func() { s.attach(slot, backend) })
+	}
+}
+
+// attach gets the server connection that the core waits for.
+func (s *clientSession) attach(slot session.Slot, backend string) {
+	var loan *serverConn
+	var err error
+	if slot == session.Primary {
+		loan, err = s.acquirePrimary()
+	} else {
+		loan, err = s.acquireStandby(backend)
+	}
+	var o outputs
+	s.mu.Lock()
+	s.mu.attach = false
+	switch {
+	case s.mu.over || s.mu.core.Closed():
+		s.mu.Unlock()
+		if loan != nil {
+			loan.Close()
+		}
+		return
+	case err != nil:
+		if slot == session.Standby {
+			s.env.avoid(backend)
+		}
+		s.mu.core.AttachFailed(slot, errorResponse(err))
+	default:
+		s.place(slot, loan)
+	}
+	s.progressed()
+	s.flush(&o, nil)
+}
+
+func (s *clientSession) acquireStandby(backend string) (*serverConn, error) {
+	b := s.shared.cluster.State().Backend(backend)
+	if b == nil || b.Status != cluster.StatusUp {
+		return nil, errBackendGone
+	}
+	return s.shared.pools.acquire(s.ctx, *b, s.client)
+}
+
+// lose takes out a server connection that has ended. The lock is held.
+func (s *clientSession) lose(slot session.Slot, sv *server) {
+	s.mu.servers[slot] = nil
+	s.mu.core.ServerClosed(slot)
+	s.wg.Go(func() {
+		sv.loan.Close()
+		s.shared.poke(sv.loan.backend)
+	})
+}
+
+// giveBack ends the reader of a connection that is in no slot any more, and
+// returns the connection to its pool or closes it.
+func (s *clientSession) giveBack(sv *server, left session.Leftovers) {
+	if !left.Reusable || sv.loan.SetReadDeadline(time.Unix(1, 0)) != nil {
+		sv.loan.terminate()
+		sv.loan.Close()
+		<-sv.read
+		return
+	}
+	<-sv.read
+	if sv.unread || sv.loan.SetReadDeadline(time.Time{}) != nil {
+		sv.loan.Close()
+		return
+	}
+	sv.loan.tx = left.Tx
+	s.shared.pools.release(sv.loan, left.Clean)
+}
+
+// finish closes the client's connection when everything has been written to it.
+func (s *clientSession) finish() {
+	s.mu.Lock()
+	for s.mu.client.busy && !s.mu.over {
+		s.wait()
+	}
+	s.mu.Unlock()
+	_ = s.client.conn.SetReadDeadline(time.Unix(1, 0)) // readClient returns
+	s.mu.Lock()
+	s.mu.over = true
+	s.wakeAll()
+	s.mu.Unlock()
+}
+
+// abort ends the session at once.
+func (s *clientSession) abort() {
+	s.mu.Lock()
+	s.mu.over = true
+	s.wakeAll()
+	s.mu.Unlock()
+	_ = s.client.conn.SetDeadline(time.Unix(1, 0))
+}
+
+// tearDown gives the server connections back and waits for every goroutine.
+func (s *clientSession) tearDown() {
+	_ = s.client.conn.SetDeadline(time.Unix(1, 0)) // for a reader of a server that writes to it
+	s.mu.Lock()
+	s.mu.over = true
+	s.wakeAll()
+	servers := s.mu.servers
+	var left [session.Standby + 1]session.Leftovers
+	for slot := range servers {
+		left[slot] = s.mu.core.Leftovers(session.Slot(slot))
+	}
+	clear(s.mu.servers[:])
+	s.mu.Unlock()
+	s.cancel()
+	for slot, sv := range servers {
+		if sv != nil {
+			s.giveBack(sv, left[slot])
+		}
+	}
+	s.wg.Wait()
+}
+
+// cancelTarget returns the loan of the server that works for the session.
+func (s *clientSession) cancelTarget() *serverConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sv := s.mu.servers[s.mu.core.Busy()]; sv != nil {
+		return sv.loan
+	}
+	return nil
+}
+
+// drain ends the session if it is idle; flush does so when it becomes idle.
+func (s *clientSession) drain() {
+	var o outputs
+	s.mu.Lock()
+	s.flush(&o, nil)
+}
+
+func (s *clientSession) progressed() {
+	s.mu.progress = true
+	s.wakeAll()
+}
+
+// wait waits on cond; the lock is held.
+func (s *clientSession) wait() {
+	s.mu.waiting++
+	s.cond.Wait()
+	s.mu.waiting--
+}
+
+func (s *clientSession) wakeAll() {
+	if s.mu.waiting > 0 {
+		s.cond.Broadcast()
+	}
+}
+
+// fatalResponse is what a client is told when its session cannot begin.
+func fatalResponse(err error) []byte {
+	if se, ok := errors.AsType[*ServerError](err); ok {
+		return se.Raw
+	}
+	return refusalOf(err).encode(pgwire.SeverityFatal)
+}
+
+// errorResponse is what a client is told inside its session.
+func errorResponse(err error) []byte {
+	if se, ok := errors.AsType[*ServerError](err); ok {
+		return (&Refusal{Code: se.Code, Message: se.Message}).encode(pgwire.SeverityError)
+	}
+	return refusalOf(err).encode(pgwire.SeverityError)
+}
+
+func refusalOf(err error) *Refusal {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r
+	}
+	if errors.Is(err, context.Canceled) {
+		return &Refusal{Code: codeAdminShutdown, Message: "pgproxy: shutting down"}
+	}
+	return &Refusal{Code: codeCannotConnectNow, Message: "pgproxy: cannot connect to the server: " + err.Error()}
+}

@@ -1,0 +1,272 @@
+package session
+
+import (
+	"bytes"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// message is a client message that was looked at.
+type message struct {
+	typ     byte
+	off, n  int  // place and size
+	have    int  // how much of it was there: all, or the start of a large one
+	control bool // may run inside a read-only transaction on a standby
+
+	verdict *lb.Verdict // of Query and Parse, and of the statement that Execute runs
+	st      *statement  // Parse: the new one; Bind, Describe, Close, Execute: the one meant
+	prev    *statement  // Parse: what its name stood for
+	name    string      // Parse, Bind, Describe, Close of a statement: its name
+	stmt    bool        // Describe, Close: of a statement, not of a portal
+	op      *op         // Parse, Close, Query: what it does to the namespace
+	text    []byte      // replaces the message on the way to the server
+}
+
+func (m *message) bytes(base []byte) []byte { return base[m.off : m.off+m.have] }
+
+func (m *message) endsBatch() bool {
+	return m.typ == pgwire.Query || m.typ == pgwire.Sync || m.typ == pgwire.FunctionCall
+}
+
+// begins reports that the message opens a transaction that is to be read-only.
+func (m *message) begins() bool {
+	const begin = lb.EffectBegin | lb.EffectReadOnly
+	return m.typ != pgwire.Parse && m.verdict != nil && m.verdict.Effects&begin == begin && m.verdict.Statements == 1
+}
+
+// Client feeds bytes that the client sent, and returns how many of them are done
+// with; the driver gives the rest again, followed by more. When it can make no
+// progress until a server has answered or was attached (Paused), the driver
+// should stop reading.
+func (c *Core) Client(b []byte) int {
+	pos := 0
+	for !c.closed && !c.ending {
+		switch {
+		case c.body.left > 0:
+			n := min(len(b)-pos, c.body.left)
+			if c.body.to != None {
+				c.server[c.body.to].out.forward(pos, pos+n)
+			}
+			pos += n
+			c.body.left -= n
+			if c.body.left > 0 {
+				return pos
+			}
+		case c.decided():
+			if !c.dispatch(b, pos) {
+				return pos
+			}
+			pos += c.heldLen
+			c.drop()
+		default:
+			if !c.lookOn(b[pos:]) {
+				return pos
+			}
+			if len(c.held) == 0 { // it was for us alone
+				pos += c.heldLen
+				c.heldLen = 0
+			}
+		}
+	}
+	return len(b)
+}
+
+// decided reports that the held messages can go.
+func (c *Core) decided() bool {
+	return len(c.held) > 0 && (c.batch.ended || c.batch.slot != None)
+}
+
+// drop forgets the held messages.
+func (c *Core) drop() {
+	clear(c.held)
+	c.held, c.heldLen = c.held[:0], 0
+}
+
+// Paused reports that the session waits for a server and takes nothing from its
+// client meanwhile.
+func (c *Core) Paused() bool {
+	return c.attaching != None || c.sent.pending || c.decided()
+}
+
+// lookOn looks at the next message of b; false: it is not there yet.
+func (c *Core) lookOn(b []byte) bool {
+	at := c.heldLen
+	typ, n, ok, err := pgwire.Header(b[at:])
+	if !ok {
+		return false
+	}
+	_, known := pgwire.ClientLimit(typ)
+	if err != nil || !known {
+		// The server knows what to say; nothing behind this can be understood.
+		m := message{typ: typ, off: at, n: pgwire.MaxBody, have: len(b) - at}
+		c.hold(m)
+		c.batch.write, c.batch.ended = true, true
+		return true
+	}
+	have := min(n, len(b)-at)
+	if have < n {
+		bound := maxLook - c.heldLen
+		if typ != pgwire.Query && typ != pgwire.Parse && (c.batch.slot != None || typ == pgwire.CopyData) {
+			bound = maxWhole
+		}
+		if n <= bound || have < min(n, maxWhole) {
+			return false
+		}
+	}
+	switch typ {
+	case pgwire.Terminate:
+		c.ClientGone()
+		return true
+	case pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail:
+		c.lookCopy(typ, at, n, have)
+		return true
+	}
+	if c.skipToSync {
+		c.skipOver(typ, n, have)
+		return true
+	}
+	m := c.look(typ, b[at:at+have])
+	m.off, m.n, m.have = at, n, have
+	c.hold(m)
+	c.consider(&c.held[len(c.held)-1])
+	return true
+}
+
+func (c *Core) hold(m message) {
+	c.held = append(c.held, m)
+	c.heldLen += m.have
+	c.batch.open = true
+}
+
+// lookCopy handles the messages of COPY FROM STDIN. Outside of one a server
+// ignores them, so they are thrown away when nothing is under way.
+func (c *Core) lookCopy(typ byte, at, n, have int) {
+	if c.batch.slot == None && len(c.held) == 0 && c.busy() == None || c.skipToSync {
+		c.heldLen += have
+		c.body.left, c.body.to = n-have, None
+		return
+	}
+	m := message{typ: typ, off: at, n: n, have: have, control: true}
+	open := c.batch.open
+	c.hold(m)
+	c.batch.open = open // they belong to the statement that reads them
+	if c.batch.slot == None {
+		c.batch.write, c.batch.ended = true, true
+	}
+}
+
+// skipOver ignores what follows an error of our own, up to Sync.
+func (c *Core) skipOver(typ byte, n, have int) {
+	c.heldLen += have
+	c.body.left, c.body.to = n-have, None
+	if typ == pgwire.Sync {
+		c.skipToSync = false
+		tx := pgwire.TxIdle
+		if slot := c.txSlot(); slot != None {
+			tx = c.server[slot].tx
+		}
+		c.toClient(None, pgwire.AppendReadyForQuery(nil, tx))
+	}
+}
+
+// look finds out what a message means for the session; b may be the start of a
+// large one. A message that cannot be understood is left to the server.
+func (c *Core) look(typ byte, b []byte) message {
+	m := message{typ: typ}
+	body := b[pgwire.HeaderLen:]
+	switch typ {
+	case pgwire.Query:
+		c.lookQuery(&m, body)
+	case pgwire.Parse:
+		c.lookParse(&m, b)
+	case pgwire.Bind:
+		portal, rest, ok := pgwire.CString(body)
+		if !ok {
+			break
+		}
+		name, _, ok := pgwire.CString(rest)
+		if !ok {
+			break
+		}
+		m.st = c.names.lookup(name)
+		m.name = c.nameOf(m.st, name)
+		c.names.bindPortal(portal, m.st)
+	case pgwire.Describe, pgwire.Close:
+		if len(body) < 2 || body[0] != 'S' {
+			break
+		}
+		name, _, ok := pgwire.CString(body[1:])
+		if !ok {
+			break
+		}
+		m.stmt = true
+		m.st = c.names.lookup(name)
+		m.name = c.nameOf(m.st, name)
+		if typ == pgwire.Close {
+			m.op = c.names.change(m.name, nil)
+		}
+	case pgwire.Execute:
+		if portal, _, ok := pgwire.CString(body); ok {
+			m.st = c.names.ofPortal(portal)
+			if m.st != nil {
+				m.verdict = m.st.verdict
+			}
+		}
+	}
+	return m
+}
+
+func (c *Core) nameOf(st *statement, name []byte) string {
+	if st != nil {
+		return st.name
+	}
+	return string(name)
+}
+
+// unsafeText is the verdict on a text of which only the start was looked at.
+var unsafeText = &lb.Verdict{Statements: 2, Effects: lb.EffectMayChangeState | lb.EffectUnknownInSession}
+
+func (c *Core) lookQuery(m *message, body []byte) {
+	sql, _, whole := pgwire.CString(body)
+	if whole {
+		m.verdict = c.env.Classify(sql)
+	} else {
+		m.verdict = unsafeText
+	}
+	if c.names.lookup(nil) != nil {
+		m.op = c.names.change("", nil) // a simple query drops the unnamed statement
+	}
+	if m.verdict.Show != "" {
+		m.text = pgwire.AppendQuery(nil, c.env.Show(m.verdict.Show))
+	}
+}
+
+func (c *Core) lookParse(m *message, b []byte) {
+	name, rest, ok := pgwire.CString(b[pgwire.HeaderLen:])
+	if !ok {
+		return
+	}
+	st := &statement{name: string(name), version: c.names.nextVersion(), verdict: unsafeText}
+	if sql, _, whole := pgwire.CString(rest); whole {
+		st.verdict = c.env.Classify(sql)
+		if _, n, _, _ := pgwire.Header(b); n == len(b) {
+			st.parse = bytes.Clone(b)
+		}
+	}
+	m.st, m.verdict, m.name = st, st.verdict, st.name
+	m.prev = c.names.lookup(name)
+	m.op = c.names.change(st.name, st)
+	if st.verdict.Show != "" && st.parse != nil {
+		st.show = st.verdict.Show
+		c.renewShow(st)
+		m.text = st.parse
+	}
+}
+
+// renewShow puts the present rows into a statement that stands for a SHOW
+// command of pgproxy's own.
+func (c *Core) renewShow(st *statement) {
+	st.parse = pgwire.AppendParse(nil, st.name, c.env.Show(st.show), nil)
+	st.version = c.names.nextVersion()
+}

@@ -1,0 +1,284 @@
+package session
+
+import (
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// Slot is one of the two places that a session has for server connections.
+type Slot uint8
+
+// The slots. A connection in slot Primary takes everything; one in slot Standby
+// takes only what is known to be a read.
+const (
+	None Slot = iota
+	Primary
+	Standby
+	slots
+)
+
+// String returns the name used in scripts and logs.
+func (s Slot) String() string { return [...]string{"none", "primary", "standby"}[s] }
+
+// Bounds, in bytes.
+const (
+	// maxLook bounds what is held back of a client's batch to decide where it goes,
+	// and what is kept of the batches in flight on a standby to repeat them.
+	maxLook = 64 << 10
+	// maxWhole is the largest server message that is waited for as a whole.
+	maxWhole = 8 << 10
+	// errorLook is how much of a longer ErrorResponse is waited for: its SQLSTATE
+	// stands in the first fields.
+	errorLook = 512
+)
+
+// MinBuffer is how large a driver must let its read buffer of the client grow,
+// in bytes, for Client to make progress.
+const MinBuffer = maxLook + pgwire.HeaderLen
+
+// Env is what the core asks of its surroundings. Its methods do not block.
+type Env interface {
+	// Classify returns the verdict on the text of a simple query or of a Parse.
+	Classify(sql []byte) *lb.Verdict
+	// Show returns the SELECT that yields the rows of one of pgproxy's SHOW commands.
+	Show(name string) string
+	// Choose picks the server of a read. attached is the backend in slot Standby,
+	// "" none; the answer is the name of a standby, or "" for the primary.
+	Choose(attached string, hint lb.Target) string
+	// Samples, Mark and RequestSample are those of package health's Sampler.
+	Samples() *cluster.Samples
+	Mark() uint64
+	RequestSample()
+	// Floors reports whether the session must see its own writes and never go back
+	// in time; else whatever a standby has replayed will do.
+	Floors() bool
+	// Parameter is called with each ParameterStatus.
+	Parameter(slot Slot, name, value []byte)
+	// Distrust is called with a statement that a standby could not run although it
+	// was taken for a read.
+	Distrust(sql []byte)
+	// CatalogChanged is called when a statement that may have changed functions or
+	// views was successful.
+	CatalogChanged()
+	// Wrote is called when a statement not known to be a read has been answered.
+	Wrote()
+	// Completed is called for each CommandComplete, and Failed for each
+	// ErrorResponse, that is forwarded.
+	Completed(slot Slot, tag []byte)
+	Failed(slot Slot, fatal bool)
+	// Routed is called when a batch is sent, Answered when its ReadyForQuery has come.
+	Routed(slot Slot)
+	Answered(slot Slot)
+}
+
+// Attachment describes a server connection given to the session.
+type Attachment struct {
+	Backend string // its name in the configuration
+	ID      uint64 // unique in the process; another one after a reconnect
+	Fresh   bool   // nobody used the connection before
+}
+
+// Core is the state of one session between the end of its startup and its end.
+// It is not safe for concurrent use.
+type Core struct {
+	env    Env
+	client Output
+	server [slots]server
+
+	batch batch
+	held  []message // looked at and not sent, oldest first
+	// heldLen is the size of held, in bytes; they start where the input starts.
+	heldLen int
+	body    struct { // rest of a client message that is larger than what was looked at
+		left int
+		to   Slot // None: thrown away
+	}
+	skipToSync bool // an error of our own was raised inside a batch
+
+	names    names
+	journal  journal
+	pins     pin
+	floor    floor
+	readOnly readOnly
+	sent     sent
+
+	attaching Slot   // asked for, not given yet
+	want      string // backend for slot Standby while attaching
+	detach    []Detachment
+	mid       Slot   // a message of this slot is partly forwarded to the client
+	deferred  []byte // for the client, when mid has ended
+
+	ending bool // the client has gone; close when everything in flight is answered
+	closed bool
+}
+
+// Detachment is a server connection that the session gives back.
+type Detachment struct {
+	Slot Slot
+	Leftovers
+}
+
+// batch is what the client sends up to Sync or the end of a simple query.
+type batch struct {
+	open    bool // a message of it was looked at and its end was not
+	slot    Slot // where it goes; None: undecided
+	ended   bool // undecided, but all that may be looked at is there
+	write   bool // something in it is not known to be a read
+	begin   bool // holds BEGIN READ ONLY
+	reads   bool // holds a read
+	control bool // everything in it may run inside a read-only transaction on a standby
+	execute bool // holds Bind, Execute or Query
+	show    bool // holds a SHOW of pgproxy's own
+	hint    lb.Target
+}
+
+// New starts the core of a session whose startup is over. Its server
+// connections are attached by Attach.
+func New(env Env) *Core {
+	return &Core{env: env}
+}
+
+// ToClient is what is to be written to the client after a call.
+func (c *Core) ToClient() *Output { return &c.client }
+
+// ToServer is what is to be written to the server in that slot after a call.
+func (c *Core) ToServer(slot Slot) *Output { return &c.server[slot].out }
+
+// Closed reports that the session is over once the outputs are written.
+func (c *Core) Closed() bool { return c.closed }
+
+// Attach puts a server connection into a slot.
+func (c *Core) Attach(slot Slot, a Attachment) {
+	s := &c.server[slot]
+	*s = server{ready: true, backend: a.Backend, id: a.ID, tx: pgwire.TxIdle, out: s.out}
+	if !a.Fresh {
+		s.unnamed = staleVersion
+	}
+	if c.attaching == slot {
+		c.attaching, c.want = None, ""
+	}
+	if c.sent.pending && slot == Primary {
+		c.emitReplay()
+	}
+}
+
+// Wanted returns the slot for which the core waits for a connection, None when
+// it does not, and for slot Standby the backend's name.
+func (c *Core) Wanted() (Slot, string) { return c.attaching, c.want }
+
+// AttachFailed tells that the connection asked for cannot be had. raw is the
+// ErrorResponse to give to the client when the primary was asked for; a missing
+// standby is replaced by the primary.
+func (c *Core) AttachFailed(slot Slot, raw []byte) {
+	c.attaching, c.want = None, ""
+	switch {
+	case slot == Standby:
+		if c.batch.slot == Standby {
+			c.batch.slot = Primary
+		}
+	case c.sent.pending:
+		c.failReplay(raw)
+	default:
+		c.failBatch(raw)
+	}
+}
+
+// Detached returns the connections given back since the last call. They are not
+// the session's any more.
+func (c *Core) Detached() []Detachment {
+	d := c.detach
+	c.detach = nil
+	return d
+}
+
+// Busy returns the slot whose server works for the client, None when none does.
+func (c *Core) Busy() Slot { return c.busy() }
+
+// InTransaction reports that a transaction block is open.
+func (c *Core) InTransaction() bool { return c.txSlot() != None }
+
+// Leftovers describes what the session leaves on a server connection.
+type Leftovers struct {
+	Reusable bool // nothing in flight; a transaction may be open
+	Clean    bool // nothing is left that DISCARD ALL would remove
+	Tx       byte // transaction status of the last ReadyForQuery
+}
+
+// Leftovers tells whether the connection in that slot can go back to a pool.
+func (c *Core) Leftovers(slot Slot) Leftovers {
+	s := &c.server[slot]
+	return Leftovers{
+		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.leftover && !s.fatal && (slot != c.batch.slot || !c.batch.open) && c.body.to != slot,
+		Clean:    !s.dirty && s.tx == pgwire.TxIdle,
+		Tx:       s.tx,
+	}
+}
+
+// ClientGone tells that the client sent Terminate or closed its side. What is in
+// flight is still answered (a server reads its input to the end, too).
+func (c *Core) ClientGone() {
+	c.ending = true
+	if c.batch.open || c.body.left > 0 || c.server[Primary].copyIn || c.server[Standby].copyIn {
+		c.closed = true // the rest of what a server waits for does not come
+	}
+	c.endIfDone()
+}
+
+// Idle reports that nothing is in flight and no transaction is open.
+func (c *Core) Idle() bool {
+	return !c.batch.open && len(c.held) == 0 && c.body.left == 0 && !c.sent.pending && c.busy() == None &&
+		c.txSlot() == None && !c.readOnly.open
+}
+
+// Shutdown ends an idle session with an ErrorResponse; it reports false and does
+// nothing when the session is not idle.
+func (c *Core) Shutdown(raw []byte) bool {
+	if !c.Idle() {
+		return false
+	}
+	c.toClient(None, raw)
+	c.closed = true
+	return true
+}
+
+func (c *Core) endIfDone() {
+	if c.ending && c.busy() == None && !c.sent.pending {
+		c.closed = true
+	}
+}
+
+// busy returns the slot that owes answers to the client; at most one does.
+func (c *Core) busy() Slot {
+	switch {
+	case c.server[Primary].live > 0:
+		return Primary
+	case c.server[Standby].live > 0:
+		return Standby
+	}
+	return None
+}
+
+// txSlot returns the slot whose server is inside a transaction block.
+func (c *Core) txSlot() Slot {
+	for _, slot := range []Slot{Primary, Standby} {
+		if s := &c.server[slot]; s.ready && s.tx != pgwire.TxIdle && !s.rollingBack {
+			return slot
+		}
+	}
+	return None
+}
+
+// toClient writes bytes of our own or held for order, between two messages.
+func (c *Core) toClient(from Slot, b []byte) {
+	if c.mid != None && c.mid != from {
+		c.deferred = append(c.deferred, b...)
+		return
+	}
+	c.client.write(b)
+}
+
+// ownError makes an ErrorResponse of severity ERROR of pgproxy's own.
+func ownError(code, text string) []byte {
+	return pgwire.AppendError(nil, "ERROR", code, "pgproxy: "+text, "", "")
+}

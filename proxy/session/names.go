@@ -1,0 +1,154 @@
+package session
+
+import (
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// statement is a prepared statement of the session. It is immutable but for
+// show statements, which are parsed anew for each Bind.
+type statement struct {
+	name    string
+	version uint64 // unique in the session; tells which text a server has under the name
+	verdict *lb.Verdict
+	// parse is the Parse message that makes it on another server; nil when it was
+	// too large to keep.
+	parse []byte
+	// sql is set for one made by SQL PREPARE: the text that makes it.
+	sql []byte
+	// show names the SHOW command of pgproxy's own that it stands for.
+	show string
+}
+
+// staleVersion stands for a statement that an earlier session left.
+const staleVersion = ^uint64(0)
+
+// sqlText is the text inside the Parse message.
+func (st *statement) sqlText() []byte {
+	if st == nil || len(st.parse) < pgwire.HeaderLen {
+		return nil
+	}
+	_, rest, ok := pgwire.CString(st.parse[pgwire.HeaderLen:])
+	if !ok {
+		return nil
+	}
+	sql, _, _ := pgwire.CString(rest)
+	return sql
+}
+
+// op is a change of the namespace by a client's message whose answer is due.
+type op struct {
+	name    string
+	st      *statement // nil: the name is freed
+	pending bool
+}
+
+// names is the one namespace of prepared statements of the session. What is due
+// (ops) hides what is known.
+type names struct {
+	known    map[string]*statement
+	unnamed  *statement
+	ops      []*op
+	versions uint64
+
+	// portals remembers the statement of each portal, for the effects of Execute.
+	portal  *statement // of the unnamed portal
+	portals map[string]*statement
+}
+
+func (n *names) nextVersion() uint64 {
+	n.versions++
+	return n.versions
+}
+
+// lookup returns the statement of that name once all that was sent has been done.
+func (n *names) lookup(name []byte) *statement {
+	for i := len(n.ops) - 1; i >= 0; i-- {
+		if n.ops[i].name == string(name) {
+			return n.ops[i].st
+		}
+	}
+	if len(name) == 0 {
+		return n.unnamed
+	}
+	return n.known[string(name)]
+}
+
+// change notes that a client's message will bind name to st.
+func (n *names) change(name string, st *statement) *op {
+	o := &op{name: name, st: st, pending: true}
+	n.ops = append(n.ops, o)
+	return o
+}
+
+// confirm is called when the server has carried the change out.
+func (n *names) confirm(o *op) {
+	if n.remove(o) {
+		n.set(o.name, o.st)
+	}
+}
+
+// confirmNone is called when it has not, and the name is free since.
+func (n *names) confirmNone(o *op) {
+	if n.remove(o) {
+		n.set(o.name, nil)
+	}
+}
+
+// cancel is called when the server has skipped the change.
+func (n *names) cancel(o *op) { n.remove(o) }
+
+func (n *names) remove(o *op) bool {
+	if o == nil || !o.pending {
+		return false
+	}
+	o.pending = false
+	for i := range n.ops {
+		if n.ops[i] == o {
+			n.ops = append(n.ops[:i], n.ops[i+1:]...)
+			return true
+		}
+	}
+	panic("BUG: a pending change of the namespace is not listed")
+}
+
+func (n *names) set(name string, st *statement) {
+	switch {
+	case name == "":
+		n.unnamed = st
+	case st == nil:
+		delete(n.known, name)
+	default:
+		if n.known == nil {
+			n.known = make(map[string]*statement)
+		}
+		n.known[name] = st
+	}
+}
+
+// clear forgets every named statement.
+func (n *names) clear() { clear(n.known) }
+
+func (n *names) bindPortal(portal []byte, st *statement) {
+	if len(portal) == 0 {
+		n.portal = st
+		return
+	}
+	if n.portals == nil {
+		n.portals = make(map[string]*statement)
+	}
+	n.portals[string(portal)] = st
+}
+
+func (n *names) ofPortal(portal []byte) *statement {
+	if len(portal) == 0 {
+		return n.portal
+	}
+	return n.portals[string(portal)]
+}
+
+func (n *names) forgetPortals() {
+	if len(n.portals) > 0 {
+		clear(n.portals)
+	}
+}

@@ -1,0 +1,320 @@
+package session
+
+import (
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// sent keeps what the client sent in the batches in flight on the standby, so
+// that the primary can run them when the standby cannot.
+type sent struct {
+	buf      []byte
+	messages []message // places in buf
+	done     int       // messages[:done] are answered; kept only inside a read-only transaction
+
+	rows      bool // a row of the oldest unanswered batch was forwarded
+	forwarded int  // its other answers that were
+
+	pending bool // the batches wait for a connection to the primary
+	skip    int  // answers of the primary that the client had from the standby already
+}
+
+// keep remembers a message sent to the standby.
+func (t *sent) keep(m *message, b []byte) {
+	k := *m
+	k.off = len(t.buf)
+	t.buf = append(t.buf, b...)
+	t.messages = append(t.messages, k)
+}
+
+// answered is called when the oldest unanswered batch is.
+func (t *sent) answered() {
+	for t.done < len(t.messages) {
+		t.done++
+		if t.messages[t.done-1].endsBatch() {
+			break
+		}
+	}
+	t.rows, t.forwarded = false, 0
+}
+
+// trim forgets what is not needed any more.
+func (t *sent) trim(keepAnswered bool) {
+	if t.done == len(t.messages) && !keepAnswered {
+		if cap(t.buf) > maxWhole {
+			t.buf = nil
+		}
+		t.buf, t.messages, t.done = t.buf[:0], t.messages[:0], 0
+	}
+}
+
+// readOnly is the state of a transaction opened by BEGIN READ ONLY on the standby.
+type readOnly struct {
+	open     bool // BEGIN was sent
+	answered bool // it has answered a query: it cannot move to the primary any more
+}
+
+func (r *readOnly) replayable() bool { return r.open && !r.answered }
+
+// readOnlyInFlight reports that a BEGIN READ ONLY is among the unanswered messages.
+func (c *Core) readOnlyInFlight() bool {
+	for i := c.sent.done; i < len(c.sent.messages); i++ {
+		if c.sent.messages[i].begins() {
+			return true
+		}
+	}
+	return false
+}
+
+// standbyError decides what becomes of an error of the standby; true: the
+// client does not see it.
+func (c *Core) standbyError(e *expect, code string) bool {
+	s := &c.server[Standby]
+	if e.inject {
+		if s.live == 0 {
+			return false
+		}
+		if e.journal { // it cannot be brought to the session's settings
+			c.pins |= pinUnknown
+		}
+		c.replay()
+		return true
+	}
+	if code == "57014" || s.tx == pgwire.TxFailed {
+		return false // cancelled by the client or by its own timeout
+	}
+	if !c.sent.rows && (!c.readOnly.open || !c.readOnly.answered) {
+		switch code {
+		case "25006", "0A000", "55000", "XX000":
+			c.distrust()
+		}
+		c.replay()
+		return true
+	}
+	if !recoveryError(code) {
+		return false // a row was sent, and the primary would fail alike
+	}
+	c.substitute(ownError("40001", "a standby could not finish the statement ("+code+"), try again"))
+	c.env.Failed(Standby, false)
+	c.skipAfterOwnError()
+	return true
+}
+
+// recoveryError reports errors that come from being a standby, or from its loss.
+func recoveryError(code string) bool {
+	switch code {
+	case "25006", "0A000", "55000", "XX000", "40001", "40P01":
+		return true
+	}
+	return len(code) == 5 && (code[:2] == "57" || code[:2] == "58" || code[:2] == "53" || code[:2] == "XX")
+}
+
+// distrust tells of the statements of the batch that failed.
+func (c *Core) distrust() {
+	for i := c.sent.done; i < len(c.sent.messages); i++ {
+		m := &c.sent.messages[i]
+		switch {
+		case m.typ == pgwire.Query:
+			if sql, _, ok := pgwire.CString(m.bytes(c.sent.buf)[pgwire.HeaderLen:]); ok {
+				c.env.Distrust(sql)
+			}
+		case m.st != nil:
+			c.env.Distrust(m.st.sqlText())
+		}
+		if m.endsBatch() {
+			return
+		}
+	}
+}
+
+// substitute gives the client an error of our own in the place of the standby's.
+func (c *Core) substitute(raw []byte) { c.toClient(Standby, raw) }
+
+// skipAfterOwnError treats the standby's current message as failed.
+func (c *Core) skipAfterOwnError() {
+	s := &c.server[Standby]
+	e := s.next()
+	c.journal.failed = true
+	e.failed = true
+	if e.kind != pgwire.Query && e.kind != pgwire.Sync {
+		c.skipOwed(s)
+	}
+}
+
+// replay gives all unanswered batches of the standby to the primary. What the
+// standby still answers is swallowed.
+func (c *Core) replay() {
+	s := &c.server[Standby]
+	if s.ready {
+		if e := s.next(); e != nil && e.kind != pgwire.Query && e.kind != pgwire.Sync {
+			c.dropOwed(s)
+		}
+		s.swallow()
+		c.leaveStandby()
+	}
+	if c.batch.slot == Standby {
+		c.batch.slot = Primary
+	}
+	c.sent.pending = true
+	if c.server[Primary].ready {
+		c.emitReplay()
+	} else {
+		c.attaching = Primary
+	}
+}
+
+// dropOwed takes the answers up to Sync from the ring as skipOwed does, but
+// leaves the namespace to the primary's answers.
+func (c *Core) dropOwed(s *server) {
+	for e := s.next(); e != nil && e.kind != pgwire.Sync; e = s.next() {
+		if e.named {
+			s.setVersion(e.name, e.before)
+		}
+		s.pop()
+	}
+}
+
+// leaveStandby ends what is open on the standby: the batch, the transaction.
+func (c *Core) leaveStandby() {
+	s := &c.server[Standby]
+	if c.batch.open && c.batch.slot == Standby {
+		c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+	}
+	if c.readOnly.open {
+		c.inject(Standby, pgwire.AppendQuery(nil, "ROLLBACK"), expect{kind: pgwire.Query})
+		s.rollingBack = true
+	}
+}
+
+// emitReplay sends the batches to the primary.
+func (c *Core) emitReplay() {
+	t := &c.sent
+	skip := t.forwarded
+	c.readOnly = readOnly{}
+	messages, buf, done := t.messages, t.buf, t.done
+	*t = sent{}
+	fresh := true
+	for i := range messages {
+		m := &messages[i]
+		if fresh {
+			c.applySettings(Primary)
+		}
+		fresh = m.endsBatch()
+		c.send(Primary, m, m.bytes(buf), -1, i < done)
+	}
+	c.sent.skip = skip
+	if c.server[Primary].live == 0 {
+		c.sent.skip = 0
+	}
+}
+
+// failReplay answers the unanswered batches with an error, because there is no
+// primary for them.
+func (c *Core) failReplay(raw []byte) {
+	t := &c.sent
+	messages, done := t.messages, t.done
+	*t = sent{}
+	c.readOnly = readOnly{}
+	failed := false
+	for i := done; i < len(messages); i++ {
+		m := &messages[i]
+		c.names.cancel(m.op)
+		if !failed {
+			c.toClient(None, raw)
+			failed = true
+		}
+		if m.endsBatch() {
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+			failed = false
+		}
+	}
+	if failed { // the batch is still open
+		c.skipToSync = true
+		c.batch = batch{}
+	}
+	c.endIfDone()
+}
+
+// ServerClosed tells that the connection in that slot has ended.
+func (c *Core) ServerClosed(slot Slot) {
+	s := &c.server[slot]
+	if !s.ready {
+		return
+	}
+	owed, midway, tx := s.live > 0, s.left > 0 && !s.dropping, s.tx
+	applied := *s
+	*s = server{out: applied.out}
+	s.out.discard()
+	if c.closed {
+		return
+	}
+	if midway {
+		c.closed = true // the client has half a message
+		return
+	}
+	if slot == Primary {
+		c.primaryClosed(owed, tx)
+		return
+	}
+	if !owed && !c.readOnly.open && !(c.batch.open && c.batch.slot == Standby) {
+		return
+	}
+	if c.sent.rows || c.readOnly.open && c.readOnly.answered {
+		c.standbyLost()
+		return
+	}
+	c.replay()
+}
+
+// standbyLost answers the batch whose rows were under way, and runs those behind
+// it on the primary.
+func (c *Core) standbyLost() {
+	t := &c.sent
+	raw := ownError("40001", "the standby was lost while it answered, try again")
+	if c.readOnly.open { // the transaction's snapshot is gone
+		raw = pgwire.AppendError(nil, "FATAL", "40001", "pgproxy: the standby was lost inside a read-only transaction, try again", "", "")
+		c.toClient(None, raw)
+		c.closed = true
+		return
+	}
+	c.toClient(None, raw)
+	ended := false
+	for t.done < len(t.messages) && !ended {
+		m := &t.messages[t.done]
+		c.names.cancel(m.op)
+		ended = m.endsBatch()
+		t.done++
+	}
+	t.rows, t.forwarded = false, 0
+	if !ended {
+		c.skipToSync = true
+		c.batch = batch{}
+		t.trim(false)
+		return
+	}
+	c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+	rest := append([]message(nil), t.messages[t.done:]...)
+	t.messages, t.done = rest, 0
+	if len(rest) > 0 {
+		c.replay()
+		return
+	}
+	t.trim(false)
+	c.endIfDone()
+}
+
+// primaryClosed handles the end of the connection to the primary. Between two
+// batches, and with nothing that lived only in that connection, the session goes
+// on with another one.
+func (c *Core) primaryClosed(owed bool, tx byte) {
+	code, text := "57P01", "the connection to the primary was lost, and with it state of the session"
+	switch {
+	case owed || c.batch.open && c.batch.slot == Primary:
+		code, text = "08007", "the connection to the primary was lost, the outcome of the statement is unknown"
+	case tx != pgwire.TxIdle:
+		code, text = "40001", "the connection to the primary was lost inside a transaction, try again"
+	case c.pins&pinBound == 0:
+		return
+	}
+	c.toClient(None, pgwire.AppendError(nil, "FATAL", code, "pgproxy: "+text, "", ""))
+	c.closed = true
+}

@@ -1,0 +1,177 @@
+package session
+
+import (
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// consider takes one more message into the decision about the open batch.
+func (c *Core) consider(m *message) {
+	b := &c.batch
+	if b.slot != None {
+		c.switchBatch(m)
+		return
+	}
+	if len(c.held) == 1 {
+		b.control = true
+	}
+	read, neutral := c.canRead(m)
+	b.write = b.write || !read
+	b.reads = b.reads || (read && !neutral)
+	b.begin = b.begin || m.begins()
+	b.control = b.control && (read || controls(m))
+	switch m.typ {
+	case pgwire.Query, pgwire.Bind, pgwire.Execute, pgwire.FunctionCall:
+		b.execute = true
+	}
+	if v := m.verdict; v != nil && v.Hint != lb.ToAny && b.hint != lb.ToPrimary {
+		b.hint = v.Hint
+	}
+	if m.verdict != nil && m.verdict.Show != "" {
+		b.show = true
+	}
+	if m.typ == pgwire.Flush && b.execute {
+		b.write = true // its portals may be asked for more behind a write
+	}
+	if m.have < m.n || c.heldLen >= maxLook && !m.endsBatch() {
+		b.write, b.ended = true, true // too much to look at
+	}
+	b.ended = b.ended || b.write && !c.readOnly.open || m.endsBatch() || m.typ == pgwire.Flush
+}
+
+// canRead reports whether a message alone may go to a standby, and whether that
+// says nothing about its batch.
+func (c *Core) canRead(m *message) (read, neutral bool) {
+	switch m.typ {
+	case pgwire.Query:
+		return c.readQuery(m.verdict), false
+	case pgwire.Parse, pgwire.Bind:
+		if m.st == nil || m.st.sql != nil || m.st.parse == nil {
+			return false, false
+		}
+		return m.st.verdict.Read || m.st.show != "" || beginsReadOnly(m.st.verdict), false
+	case pgwire.Describe, pgwire.Close:
+		if m.stmt && m.st != nil && m.typ == pgwire.Describe {
+			return m.st.verdict.Read && m.st.parse != nil || m.st.show != "", false
+		}
+		return true, true
+	case pgwire.Execute, pgwire.Sync, pgwire.Flush:
+		return true, true
+	}
+	return false, false
+}
+
+func (c *Core) readQuery(v *lb.Verdict) bool {
+	if v.Read || v.Show != "" || beginsReadOnly(v) {
+		return true
+	}
+	if v.Effects == lb.EffectExecute && v.Inner {
+		st := c.names.lookup([]byte(v.Name))
+		return st != nil && (st.sql != nil && st.verdict.Inner || st.sql == nil && st.parse != nil && st.verdict.Read)
+	}
+	return false
+}
+
+func beginsReadOnly(v *lb.Verdict) bool {
+	return v.Statements == 1 && v.Effects == lb.EffectBegin|lb.EffectReadOnly
+}
+
+// controls reports that a message may run inside a read-only transaction on a
+// standby although it is no read.
+func controls(m *message) bool {
+	v := m.verdict
+	if m.st != nil {
+		v = m.st.verdict
+	}
+	const allowed = lb.EffectEnd | lb.EffectChain | lb.EffectSavepoint | lb.EffectSetLocal
+	return v != nil && v.Statements == 1 && v.Effects != 0 && v.Effects&^allowed == 0
+}
+
+// switchBatch handles a message of a batch that is already under way: after
+// Flush on a standby a statement may follow that is not a read.
+func (c *Core) switchBatch(m *message) {
+	if c.batch.slot != Standby || c.txSlot() == Standby || c.readOnly.open {
+		return
+	}
+	if read, _ := c.canRead(m); read && len(c.sent.buf)+c.heldLen <= maxLook {
+		return
+	}
+	if c.sent.rows {
+		return // too late: the standby refuses what it cannot do
+	}
+	c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+	c.batch.slot = Primary
+	c.batch.ended = true
+}
+
+// route decides where the batch goes; wait: only when what is in flight has been
+// answered.
+func (c *Core) route() (slot Slot, wait bool) {
+	b := &c.batch
+	if c.sent.pending {
+		return None, true
+	}
+	p, s := &c.server[Primary], &c.server[Standby]
+	inReadOnly := c.readOnly.open && (b.control || c.readOnly.answered || s.tx == pgwire.TxFailed)
+	switch c.busy() {
+	case Primary:
+		return Primary, false
+	case Standby:
+		if len(c.sent.buf)+c.heldLen > maxLook {
+			return None, true
+		}
+		if c.readOnly.open && b.control || !c.readOnly.open && !b.write && s.ready && c.pins&pinReads == 0 && b.hint != lb.ToPrimary {
+			return Standby, false
+		}
+		return None, true
+	case None:
+	}
+	switch {
+	case p.ready && p.tx != pgwire.TxIdle:
+		return Primary, false
+	case inReadOnly:
+		return Standby, false
+	case c.readOnly.open:
+		c.replay() // the transaction moves to the primary before it has answered a query
+		return Primary, c.sent.pending
+	case b.write, c.pins&pinReads != 0, b.hint == lb.ToPrimary:
+		return Primary, false
+	case b.show && (p.ready || !s.ready), !b.reads && !b.begin && p.ready:
+		return Primary, false
+	case b.show, !b.reads && !b.begin && s.ready:
+		return Standby, false
+	}
+	return c.chooseRead(), false
+}
+
+// chooseRead picks the server for reads outside of a transaction.
+func (c *Core) chooseRead() Slot {
+	s := &c.server[Standby]
+	attached := ""
+	if s.ready {
+		attached = s.backend
+	}
+	name := c.env.Choose(attached, c.batch.hint)
+	switch {
+	case name == "":
+		return Primary
+	case name == attached:
+		if !c.caughtUp(name, s.id) {
+			return Primary
+		}
+		return Standby
+	case !c.caughtUp(name, 0):
+		return Primary
+	}
+	if s.ready {
+		c.giveBack(Standby)
+	}
+	c.want = name
+	return Standby
+}
+
+// giveBack takes the connection out of the slot.
+func (c *Core) giveBack(slot Slot) {
+	c.detach = append(c.detach, Detachment{slot, c.Leftovers(slot)})
+	c.server[slot] = server{out: c.server[slot].out}
+}

@@ -1,0 +1,238 @@
+package session
+
+import (
+	"bytes"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// dispatch sends the held messages, which start at b[pos:]. It returns false
+// when that must wait.
+func (c *Core) dispatch(b []byte, pos int) bool {
+	if c.attaching != None || c.sent.pending {
+		return false
+	}
+	if c.batch.slot == None {
+		if c.heldCopy() {
+			c.batch.slot = c.busy()
+		} else {
+			slot, wait := c.route()
+			if wait {
+				return false
+			}
+			c.batch.slot = slot
+			if c.server[slot].ready {
+				c.applySettings(slot)
+			}
+			c.env.Routed(slot)
+		}
+	}
+	slot := c.batch.slot
+	if !c.server[slot].ready {
+		c.attaching = slot
+		return false
+	}
+	if c.server[slot].pending() == 0 {
+		c.applySettings(slot)
+	}
+	ends := false
+	for i := range c.held {
+		m := &c.held[i]
+		if slot == Standby {
+			c.sent.keep(m, b[pos+m.off:pos+m.off+m.have])
+			if m.begins() {
+				c.readOnly.open = true
+			}
+		}
+		c.send(slot, m, b[pos+m.off:pos+m.off+m.have], pos+m.off, false)
+		if m.have < m.n {
+			c.body.left, c.body.to = m.n-m.have, slot
+		}
+		ends = ends || m.endsBatch()
+	}
+	if ends || !c.batch.open {
+		c.batch = batch{}
+	}
+	return true
+}
+
+// heldCopy reports that the held messages are data for the COPY under way.
+func (c *Core) heldCopy() bool {
+	switch c.held[0].typ {
+	case pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail:
+		return !c.batch.open && c.busy() != None
+	}
+	return false
+}
+
+// send sends one message to a server, after what brings the server's namespace
+// to the session's. at is its place in the input, -1 when it is not there.
+// inject: the client has had the answer.
+func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
+	s := &c.server[slot]
+	e := expect{kind: m.typ, inject: inject}
+	if !inject {
+		e.op = m.op
+	}
+	owes := true
+	switch m.typ {
+	case pgwire.Query:
+		c.prepareQuery(slot, m, &e, b)
+	case pgwire.FunctionCall:
+		s.dirty, s.wrote = true, true
+	case pgwire.Parse:
+		c.prepareParse(slot, m, &e)
+	case pgwire.Bind:
+		if m.st != nil && m.st.show != "" && !c.parseInFlight(m.st) {
+			c.renewShow(m.st)
+		}
+		c.ensure(slot, m.name, m.st)
+	case pgwire.Describe:
+		if m.stmt {
+			c.ensure(slot, m.name, m.st)
+		}
+	case pgwire.Close:
+		if m.stmt {
+			e.named, e.name, e.before = true, m.name, s.version(m.name)
+			s.setVersion(m.name, 0)
+		}
+	case pgwire.Execute:
+		e.verdict, e.st = m.verdict, m.st
+		c.foresee(slot, m.verdict)
+		s.wrote = s.wrote || m.verdict == nil || !m.verdict.Read
+		s.dirty = s.dirty || s.wrote
+	case pgwire.Sync:
+		owes = !s.copyIn
+	case pgwire.CopyDone, pgwire.CopyFail:
+		if s.copyIn {
+			s.copyIn, owes = false, false
+		}
+	default:
+		owes = false
+	}
+	switch {
+	case m.text != nil:
+		s.out.write(m.text)
+	case at >= 0:
+		s.out.forward(at, at+len(b))
+	default:
+		s.out.write(b)
+	}
+	if owes {
+		s.push(e)
+	}
+}
+
+// parseInFlight reports that the Parse of the statement is still to be answered.
+func (c *Core) parseInFlight(st *statement) bool {
+	for _, o := range c.names.ops {
+		if o.st == st {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
+	s := &c.server[slot]
+	v := m.verdict
+	e.verdict = v
+	c.foresee(slot, v)
+	const needText = lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate
+	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 {
+		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
+		e.text = bytes.Clone(sql)
+	}
+	if v.Effects&lb.EffectExecute != 0 && v.Statements == 1 {
+		c.ensureSQL(slot, v.Name)
+	}
+	s.wrote = s.wrote || !v.Read
+	s.dirty = s.dirty || s.wrote
+	s.unnamed = 0
+}
+
+func (c *Core) prepareParse(slot Slot, m *message, e *expect) {
+	s := &c.server[slot]
+	if m.st == nil {
+		return
+	}
+	if m.name != "" {
+		c.ensure(slot, m.name, m.prev) // so that a name in use is refused, and a free one is not
+		s.dirty = true
+	}
+	e.st, e.named, e.name, e.before = m.st, true, m.name, s.version(m.name)
+	s.setVersion(m.name, m.st.version)
+}
+
+// ensure makes the server's statement of that name the one that the session
+// means; st nil: none.
+func (c *Core) ensure(slot Slot, name string, st *statement) {
+	s := &c.server[slot]
+	have := s.version(name)
+	want := uint64(0)
+	if st != nil {
+		want = st.version
+	}
+	if have == want || st != nil && st.parse == nil {
+		return
+	}
+	if have != 0 && (name != "" || want == 0) {
+		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: have})
+		s.setVersion(name, 0)
+	}
+	if want != 0 {
+		c.inject(slot, st.parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name)})
+		s.setVersion(name, want)
+		s.dirty = s.dirty || name != ""
+	}
+}
+
+// ensureSQL does so before a simple query EXECUTE.
+func (c *Core) ensureSQL(slot Slot, name string) {
+	s := &c.server[slot]
+	st := c.names.lookup([]byte(name))
+	if st == nil || s.version(name) == st.version {
+		return
+	}
+	if st.sql == nil {
+		c.ensure(slot, name, st)
+		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+		return
+	}
+	if s.version(name) != 0 {
+		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name})
+		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+	}
+	c.inject(slot, pgwire.AppendQuery(nil, string(st.sql)), expect{kind: pgwire.Query, journal: true})
+	s.setVersion(name, st.version)
+	s.dirty = true
+}
+
+// inject sends a message of our own whose answer the client does not see.
+func (c *Core) inject(slot Slot, raw []byte, e expect) {
+	s := &c.server[slot]
+	e.inject = true
+	s.out.write(raw)
+	s.push(e)
+}
+
+// failBatch answers the batch that waits for a connection with an error.
+func (c *Core) failBatch(raw []byte) {
+	c.toClient(None, raw)
+	ended := false
+	pass := c.heldLen // Client passes over them
+	for i := range c.held {
+		m := &c.held[i]
+		c.names.cancel(m.op)
+		if ended = m.endsBatch(); ended {
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		}
+		pass += m.n - m.have
+	}
+	c.body.left, c.body.to = pass, None
+	c.skipToSync = !ended
+	c.drop()
+	c.batch = batch{}
+	c.endIfDone()
+}

@@ -1,0 +1,416 @@
+package session
+
+import (
+	"bytes"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// server is what the core knows about one server connection.
+type server struct {
+	out     Output
+	ready   bool // attached
+	backend string
+	id      uint64
+	tx      byte // status of the last ReadyForQuery
+
+	ring []expect // answers owed, oldest first from head
+	head int
+	live int // entries of ring that belong to the client
+
+	names   map[string]uint64 // versions of the named statements it has, answers in flight counted as given
+	unnamed uint64            // version of the unnamed one, 0: none
+	applied int               // position in the journal of settings
+
+	left     int  // bytes to come of the message that is passing through
+	dropping bool // they are thrown away
+	copyIn   bool // in COPY FROM STDIN: Sync and Flush are ignored by the server
+
+	dirty       bool // DISCARD ALL has something to do
+	leftover    bool // something is there that it does not remove
+	fatal       bool // an ErrorResponse FATAL or PANIC has come
+	wrote       bool // something not known to be a read is in flight
+	rollingBack bool // a ROLLBACK of our own is in flight; its transaction counts as over
+}
+
+// expect is an answer owed by a server.
+type expect struct {
+	kind    byte // type of the client message; copyEnd
+	inject  bool // sent by us: the answer is swallowed
+	journal bool // with inject: sets a setting
+	failed  bool // of Query: an error has come
+
+	verdict *lb.Verdict // of Query and Execute
+	st      *statement  // of Parse and Execute
+	op      *op         // change of the namespace that the answer confirms
+	named   bool        // of Parse, and Close of a statement:
+	name    string      // its name,
+	before  uint64      // and the version that the server had
+	text    []byte      // of Query: a copy, where its effects need it
+}
+
+// copyEnd marks CopyDone or CopyFail in the ring.
+const copyEnd byte = 'c'
+
+func (s *server) pending() int { return len(s.ring) - s.head }
+
+func (s *server) push(e expect) {
+	if !e.inject && e.kind != copyEnd {
+		s.live++
+	}
+	s.ring = append(s.ring, e)
+}
+
+// next returns the oldest answer owed, nil when there is none.
+func (s *server) next() *expect {
+	for s.head < len(s.ring) && s.ring[s.head].kind == copyEnd {
+		s.pop()
+	}
+	if s.head == len(s.ring) {
+		return nil
+	}
+	return &s.ring[s.head]
+}
+
+func (s *server) pop() expect {
+	e := s.ring[s.head]
+	s.ring[s.head] = expect{}
+	s.head++
+	if s.head == len(s.ring) {
+		s.ring, s.head = s.ring[:0], 0
+	}
+	if !e.inject && e.kind != copyEnd {
+		s.live--
+	}
+	return e
+}
+
+// swallow makes every answer still owed one that the client does not see.
+func (s *server) swallow() {
+	for i := s.head; i < len(s.ring); i++ {
+		s.ring[i].inject = true
+		s.ring[i].op = nil
+	}
+	s.live = 0
+}
+
+func (s *server) version(name string) uint64 {
+	if name == "" {
+		return s.unnamed
+	}
+	return s.names[name]
+}
+
+func (s *server) setVersion(name string, v uint64) {
+	switch {
+	case name == "":
+		s.unnamed = v
+	case v == 0:
+		delete(s.names, name)
+	default:
+		if s.names == nil {
+			s.names = make(map[string]uint64)
+		}
+		s.names[name] = v
+	}
+}
+
+// Server feeds bytes that the server in that slot sent, and returns how many of
+// them are done with; the driver gives the rest again, followed by more.
+func (c *Core) Server(slot Slot, b []byte) int {
+	s := &c.server[slot]
+	pos := 0
+	for pos < len(b) {
+		if s.left > 0 {
+			n := min(len(b)-pos, s.left)
+			if !s.dropping {
+				c.client.forward(pos, pos+n)
+			}
+			pos += n
+			s.left -= n
+			if s.left == 0 {
+				c.endMid(slot)
+			}
+			continue
+		}
+		typ, n, ok, err := pgwire.Header(b[pos:])
+		if !ok {
+			return pos
+		}
+		if err != nil {
+			c.ServerClosed(slot)
+			return len(b)
+		}
+		have := min(n, len(b)-pos)
+		if have < n && (n <= maxWhole || have < errorLook) {
+			return pos
+		}
+		forward := c.reply(slot, typ, b[pos+pgwire.HeaderLen:pos+have])
+		if !s.ready { // the connection was given up over this message
+			return len(b)
+		}
+		if forward {
+			c.forwardReply(slot, b, pos, have)
+		}
+		s.left, s.dropping = n-have, !forward
+		if s.left > 0 && forward {
+			c.mid = slot
+		}
+		pos += have
+	}
+	return pos
+}
+
+// forwardReply passes a server's bytes on, now or when the message of the other
+// slot that is passing through has ended.
+func (c *Core) forwardReply(slot Slot, b []byte, pos, n int) {
+	if c.mid != None && c.mid != slot {
+		c.deferred = append(c.deferred, b[pos:pos+n]...)
+		return
+	}
+	c.client.forward(pos, pos+n)
+}
+
+func (c *Core) endMid(slot Slot) {
+	if c.mid != slot {
+		return
+	}
+	c.mid = None
+	if len(c.deferred) > 0 {
+		c.client.write(c.deferred)
+		c.deferred = c.deferred[:0]
+	}
+}
+
+// reply takes one message of a server, of whose body at least the start is
+// there, and reports whether the client gets it.
+func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
+	s := &c.server[slot]
+	e := s.next()
+	mine := e != nil && e.inject
+	switch typ {
+	case pgwire.DataRow, pgwire.CopyData:
+		if mine || c.sent.skip > 0 {
+			return false
+		}
+		if slot == Standby {
+			c.sent.rows = true
+			c.readOnly.answered = c.readOnly.open
+		}
+		return true
+	case pgwire.ReadyForQuery:
+		return c.readyForQuery(slot, body)
+	case pgwire.ErrorResponse:
+		return c.errorResponse(slot, e, body)
+	case pgwire.NoticeResponse:
+		return !mine && (slot == Primary || e != nil)
+	case pgwire.ParameterStatus:
+		return c.parameterStatus(slot, body, mine)
+	case pgwire.NotificationResponse:
+		return slot == Primary
+	}
+	if e == nil {
+		return slot == Primary // nothing was asked: the client may know better
+	}
+	ends := c.account(slot, s, e, typ, body)
+	forward := !e.inject
+	if forward && slot == Primary && c.sent.skip > 0 {
+		c.sent.skip--
+		forward = false
+	}
+	if forward && slot == Standby {
+		c.sent.forwarded++
+	}
+	if ends {
+		s.pop()
+	}
+	return forward
+}
+
+// account notes what an answer says and reports whether it is the last one of
+// its message.
+func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (ends bool) {
+	switch typ {
+	case pgwire.ParseComplete:
+		c.names.confirm(e.op)
+		return true
+	case pgwire.BindComplete:
+		return true
+	case pgwire.CloseComplete:
+		c.names.confirm(e.op)
+		return true
+	case pgwire.RowDescription, pgwire.NoData:
+		return e.kind == pgwire.Describe
+	case pgwire.CommandComplete:
+		tag := pgwire.CommandTag(body)
+		if slot == Standby && c.readOnly.open && bytes.HasPrefix(tag, []byte("SELECT")) {
+			c.readOnly.answered = true
+		}
+		if !e.inject {
+			c.completed(slot, e, tag)
+		}
+		return e.kind == pgwire.Execute
+	case pgwire.EmptyQueryResponse, pgwire.PortalSuspended:
+		return e.kind == pgwire.Execute
+	case pgwire.CopyInResponse, pgwire.CopyBothResponse:
+		s.beginCopyIn()
+	}
+	return false
+}
+
+// beginCopyIn enters COPY FROM STDIN. The server ignores Sync and Flush until
+// CopyDone or CopyFail (manual, "COPY Operations"), those that the client sent
+// before it knew of the COPY too.
+func (s *server) beginCopyIn() {
+	s.copyIn = true
+	kept := s.ring[:s.head+1]
+	for _, e := range s.ring[s.head+1:] {
+		switch {
+		case e.kind == copyEnd && s.copyIn:
+			s.copyIn = false
+		case e.kind == pgwire.Sync && s.copyIn:
+			if !e.inject {
+				s.live--
+			}
+		default:
+			kept = append(kept, e)
+		}
+	}
+	s.ring = kept
+}
+
+// completed applies the effects of a statement that was successful.
+func (c *Core) completed(slot Slot, e *expect, tag []byte) {
+	c.env.Completed(slot, tag)
+	switch string(tag) {
+	case "COMMIT":
+		c.journal.committed = true
+	case "ROLLBACK":
+		c.journal.rolledBack = true
+	}
+	if e.kind == pgwire.Execute && e.verdict != nil {
+		c.applyEffects(slot, e.verdict, e.st.sqlText())
+	}
+}
+
+// readyForQuery ends a batch.
+func (c *Core) readyForQuery(slot Slot, body []byte) bool {
+	s := &c.server[slot]
+	e := s.next()
+	if e == nil || len(body) != 1 {
+		return slot == Primary
+	}
+	done := s.pop()
+	s.tx, s.copyIn = body[0], false
+	if done.inject {
+		if s.tx == pgwire.TxIdle {
+			s.rollingBack = false
+		}
+		return false
+	}
+	c.sent.skip = 0
+	if done.kind == pgwire.Query {
+		c.names.confirm(done.op)
+		if !done.failed && done.verdict != nil {
+			c.applyEffects(slot, done.verdict, done.text)
+		}
+	}
+	c.endBatch(slot, s.tx)
+	return true
+}
+
+// endBatch is called when the client's batch in that slot has been answered.
+func (c *Core) endBatch(slot Slot, tx byte) {
+	if tx == pgwire.TxIdle {
+		c.names.forgetPortals()
+		c.settle(slot)
+	}
+	c.journal.failed = false
+	c.answered(slot)
+	if s := &c.server[slot]; s.wrote && slot == Primary {
+		c.env.Wrote()
+		s.wrote = s.live > 0
+	}
+	if slot == Standby {
+		c.sent.answered()
+		if tx == pgwire.TxIdle && !c.readOnlyInFlight() {
+			c.readOnly = readOnly{}
+		}
+		c.sent.trim(c.readOnly.replayable())
+	}
+	c.env.Answered(slot)
+	c.endIfDone()
+}
+
+// errorResponse handles an error of a server.
+func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
+	s := &c.server[slot]
+	severity := pgwire.ErrorField(body, 'V')
+	fatal := string(severity) == "FATAL" || string(severity) == "PANIC"
+	code := string(pgwire.ErrorField(body, 'C'))
+	if fatal {
+		s.fatal = true
+		if slot == Standby {
+			return false // its end follows, ServerClosed deals with it
+		}
+		c.env.Failed(slot, true)
+		c.closed = true
+		return true
+	}
+	if e == nil {
+		return slot == Primary
+	}
+	if slot == Standby && c.standbyError(e, code) {
+		return false
+	}
+	mine := e.inject
+	c.journal.failed = true
+	e.failed = true
+	if e.kind != pgwire.Query && e.kind != pgwire.FunctionCall && e.kind != pgwire.Sync {
+		c.skipOwed(s)
+		mine = false // a Parse of ours failed in the place of the client's message
+		if next := s.next(); next != nil && next.inject {
+			mine = true
+		}
+	}
+	if mine {
+		return false
+	}
+	c.sent.skip = 0
+	c.env.Failed(slot, false)
+	return true
+}
+
+// skipOwed drops the answers that a server does not give after an error in the
+// extended query protocol: all up to Sync (manual, "Extended Query").
+func (c *Core) skipOwed(s *server) {
+	first := s.head
+	end := first
+	for end < len(s.ring) && s.ring[end].kind != pgwire.Sync {
+		end++
+	}
+	for i := end - 1; i >= first; i-- {
+		e := &s.ring[i]
+		if e.named {
+			if i == first && e.kind == pgwire.Parse && e.name == "" {
+				e.before = 0 // the server drops the unnamed statement before it parses
+				c.names.confirmNone(e.op)
+			}
+			s.setVersion(e.name, e.before)
+		}
+		c.names.cancel(e.op)
+	}
+	for range end - first {
+		s.pop()
+	}
+	s.copyIn = false
+}
+
+// parameterStatus passes a setting on. The client hears of its primary's only.
+func (c *Core) parameterStatus(slot Slot, body []byte, mine bool) bool {
+	if name, value, ok := pgwire.ReadParameterStatus(body); ok {
+		c.env.Parameter(slot, name, value)
+	}
+	return !mine && (slot == Primary || !c.server[Primary].ready)
+}

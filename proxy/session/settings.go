@@ -1,0 +1,207 @@
+package session
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// pin is a set of reasons why the session's reads stay on the primary, or why it
+// cannot go on without its present connection to it.
+type pin uint8
+
+const (
+	pinUnknown   pin = 1 << iota // something changed the session in a way that cannot be repeated
+	pinTemporary                 // it has temporary relations, which hide others
+	pinIsolation                 // its transactions are not READ COMMITTED by default, or not read-write
+	pinHeld                      // LISTEN, session locks, WITH HOLD cursors: no reason against reads elsewhere
+
+	pinReads = pinUnknown | pinTemporary | pinIsolation
+	pinBound = pinUnknown | pinTemporary | pinHeld
+)
+
+// String names the reasons, for operators.
+func (p pin) String() string {
+	var names []string
+	for i, name := range [...]string{"unknown state", "temporary relations", "transaction defaults", "LISTEN, session locks or WITH HOLD cursors"} {
+		if p&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// journal is the list of statements that bring a server to the session's
+// settings. Each server remembers how far it has come (server.applied).
+type journal struct {
+	entries []setting
+	seq     int // position after the last entry
+	// unsettled are those of the open transaction; they count when it commits.
+	unsettled []setting
+	savepoint bool // the open transaction has savepoints: what is undone is not known
+
+	committed, rolledBack, failed bool // seen since the batch or transaction began
+}
+
+// setting is one statement of the journal.
+type setting struct {
+	seq int
+	// kind is EffectSet, EffectResetAll, EffectDiscardAll or EffectDeallocate (ALL).
+	kind lb.Effect
+	name string // folded name of the setting, of EffectSet
+	sql  []byte
+}
+
+// hides reports that an earlier entry has no effect any more.
+func (e *setting) hides(earlier *setting) bool {
+	switch e.kind {
+	case lb.EffectDiscardAll:
+		return true
+	case lb.EffectResetAll: // leaves the role, the prepared statements, and what DISCARD ALL did beside
+		return earlier.kind == lb.EffectResetAll ||
+			earlier.kind == lb.EffectSet && earlier.name != "role" && earlier.name != "session_authorization"
+	case lb.EffectDeallocate:
+		return earlier.kind == lb.EffectDeallocate
+	}
+	return earlier.kind == lb.EffectSet && earlier.name == e.name
+}
+
+// maxJournal bounds the bytes of the journal; a session with more is pinned.
+const maxJournal = 16 << 10
+
+// add puts an entry behind those there are; the earlier ones that it hides go.
+func (j *journal) add(e setting) {
+	j.seq++
+	e.seq = j.seq
+	j.entries = slices.DeleteFunc(j.entries, func(earlier setting) bool { return e.hides(&earlier) })
+	j.entries = append(j.entries, e)
+}
+
+func (j *journal) size() int {
+	n := 0
+	for i := range j.entries {
+		n += len(j.entries[i].sql)
+	}
+	return n
+}
+
+// settle decides about the settings of a transaction or batch that is over.
+func (c *Core) settle(slot Slot) {
+	j := &c.journal
+	undone := j.rolledBack || (j.failed && !j.committed)
+	if len(j.unsettled) > 0 && !undone {
+		if j.savepoint {
+			c.pins |= pinUnknown
+		}
+		s := &c.server[slot]
+		same := s.applied == j.seq
+		for _, e := range j.unsettled {
+			j.add(e)
+		}
+		if same {
+			s.applied = j.seq
+		}
+		if j.size() > maxJournal {
+			c.pins |= pinUnknown
+		}
+	}
+	j.unsettled = j.unsettled[:0]
+	j.savepoint, j.committed, j.rolledBack = false, false, false
+}
+
+// applySettings brings a server to the session's settings, before a batch.
+func (c *Core) applySettings(slot Slot) {
+	s := &c.server[slot]
+	if s.applied == c.journal.seq {
+		return
+	}
+	for i := range c.journal.entries {
+		e := &c.journal.entries[i]
+		if e.seq <= s.applied {
+			continue
+		}
+		c.inject(slot, pgwire.AppendQuery(nil, string(e.sql)), expect{kind: pgwire.Query, journal: true})
+		s.unnamed = 0
+		if e.kind == lb.EffectDiscardAll || e.kind == lb.EffectDeallocate {
+			clear(s.names)
+		}
+	}
+	s.applied = c.journal.seq
+	s.dirty = true
+}
+
+// foresee takes the effects of a statement that count whatever its outcome,
+// when it is sent.
+func (c *Core) foresee(slot Slot, v *lb.Verdict) {
+	if v == nil || v.Effects == 0 {
+		return
+	}
+	s := &c.server[slot]
+	const unknown = lb.EffectMayChangeState | lb.EffectUnknownInSession
+	if v.Effects&unknown != 0 {
+		c.pins |= pinUnknown
+	}
+	if v.Effects&lb.EffectTemp != 0 {
+		c.pins |= pinTemporary
+	}
+	if v.Effects&(lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
+		c.pins |= pinHeld
+	}
+	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover) != 0 {
+		s.leftover = true
+	}
+	if v.Effects&lb.EffectSavepoint != 0 {
+		c.journal.savepoint = true
+	}
+}
+
+// applyEffects takes the effects of a statement that was successful.
+func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
+	if v.Effects == 0 {
+		return
+	}
+	s := &c.server[slot]
+	switch {
+	case v.Effects&lb.EffectUnknownInSession != 0:
+	case v.Effects&lb.EffectDiscardAll != 0:
+		c.pins = 0
+		c.names.clear()
+		clear(s.names)
+		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDiscardAll, sql: bytes.Clone(sql)})
+	case v.Effects&lb.EffectResetAll != 0:
+		c.pins &^= pinIsolation
+		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectResetAll, sql: bytes.Clone(sql)})
+	case v.Effects&lb.EffectSet != 0:
+		c.set(v.Setting, sql)
+	case v.Effects&lb.EffectPrepare != 0:
+		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v, sql: bytes.Clone(sql)}
+		c.names.set(v.Name, st)
+		s.setVersion(v.Name, st.version)
+	case v.Effects&lb.EffectDeallocate != 0 && v.Name != "":
+		c.names.set(v.Name, nil)
+		s.setVersion(v.Name, 0)
+	case v.Effects&lb.EffectDeallocate != 0:
+		c.names.clear()
+		clear(s.names)
+		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDeallocate, sql: bytes.Clone(sql)})
+	}
+	if v.Effects&lb.EffectDDL != 0 {
+		c.env.CatalogChanged()
+	}
+}
+
+// set notes a SET or RESET of one setting.
+func (c *Core) set(name string, sql []byte) {
+	switch name {
+	case "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable",
+		"transaction_isolation", "transaction_read_only", "transaction_deferrable":
+		c.pins |= pinIsolation
+	}
+	c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectSet, name: name, sql: bytes.Clone(sql)})
+}
+
+// Pins says why the session's reads stay on the primary; "" when they do not.
+func (c *Core) Pins() string { return c.pins.String() }

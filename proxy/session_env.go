@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy/session"
+)
+
+// sessionEnv answers what a session's core asks of its surroundings. It is used
+// under the session's lock.
+type sessionEnv struct {
+	shared *sessions
+	own    *clientSession
+
+	settings lb.LexSettings
+	scratch  lb.Scratch
+	catalog  *catalogOf
+	turn     lb.Turn
+	// forced is the target of the first redirect that matches; "" none.
+	forced  string
+	picked  string    // the standby chosen last, for SHOW pool_nodes
+	shunned string    // a standby to which no connection could be made,
+	until   time.Time // and until when it is not tried again
+
+	asked time.Time // when the batch under way was sent
+}
+
+// shunTime is for how long a session does not try a standby again that refused it.
+const shunTime = time.Second
+
+// distrustTime is for how long a shape that a standby refused goes to the primary.
+const distrustTime = 10 * time.Minute
+
+func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
+	e := &sessionEnv{
+		shared:   sh,
+		own:      s,
+		settings: lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true},
+		catalog:  sh.catalogs.of(s.client.database),
+		turn:     lb.NewTurn(s.id),
+	}
+	e.forced, _ = sh.redirects.Match(s.client.user, s.client.database, s.client.appName)
+	return e
+}
+
+// Classify returns the verdict on a text for the session's database.
+func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
+	sh := e.shared
+	v := sh.classifier.Classify(e.catalog.load(), e.settings, sql, &e.scratch)
+	switch {
+	case v.Unknown:
+		e.catalog.want()
+	case v.Read && sh.classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
+		w := *v
+		w.Read, w.Why = false, "a standby has refused it"
+		return &w
+	}
+	return v
+}
+
+// Parameter notes the settings that decide how a text is read.
+func (e *sessionEnv) Parameter(slot session.Slot, name, value []byte) {
+	if sv := e.own.mu.servers[slot]; sv != nil {
+		sv.loan.noteParameter(string(name), string(value))
+	}
+	if slot != session.Primary {
+		return
+	}
+	switch string(name) {
+	case "standard_conforming_strings":
+		e.settings.StandardConformingStrings = string(value) == "on"
+	case "client_encoding":
+		e.settings.SafeEncoding = safeEncoding(value)
+	}
+}
+
+// safeEncoding reports that no byte below 128 is part of a longer character
+// (PostgreSQL manual, "Character Set Support": the encodings that a server
+// allows are safe).
+func safeEncoding(name []byte) bool {
+	for _, unsafe := range []string{"SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB"} {
+		if bytes.EqualFold(name, []byte(unsafe)) {
+			return false
+		}
+	}
+	return true
+}
+
+// Choose picks the server of a read: by redirect, else by weight.
+func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
+	cfg := &e.shared.cfg.Balance
+	r := e.shared.routing.Load()
+	if r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary {
+		return ""
+	}
+	usable := func(name string) bool {
+		if name == e.shunned && time.Now().Before(e.until) {
+			return false
+		}
+		for i := range r.standbys {
+			if r.standbys[i].Name == name {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case !r.hasPrimary, hint == lb.ToStandby, e.forced == "standby":
+		// any standby, the weights of the standbys apply
+	case e.forced == "primary":
+		return ""
+	case e.forced != "":
+		if usable(e.forced) {
+			return e.forced
+		}
+		return ""
+	case cfg.Mode == lb.ModeSession && e.picked != "":
+		if e.picked == toPrimary || !usable(e.picked) {
+			return ""
+		}
+		return e.picked
+	case e.turn.Primary(r.primaryWeight, r.standbyWeight):
+		if cfg.Mode == lb.ModeSession {
+			e.picked = toPrimary
+		}
+		return ""
+	}
+	if attached != "" && usable(attached) {
+		return attached
+	}
+	i := e.shared.wheel.Next(r.standbys)
+	if i < 0 || !usable(r.standbys[i].Name) {
+		return ""
+	}
+	e.picked = r.standbys[i].Name
+	return e.picked
+}
+
+// toPrimary stands for the primary where a standby's name is remembered; no
+// backend can have this name.
+const toPrimary = "\x00primary"
+
+// avoid keeps the session from trying a standby again at once.
+func (e *sessionEnv) avoid(backend string) {
+	e.shunned, e.until = backend, time.Now().Add(shunTime)
+}
+
+// Show returns the SELECT that stands for one of pgpool's SHOW commands.
+func (e *sessionEnv) Show(name string) string { return e.shared.reporter.sql(name, e.own) }
+
+// Samples returns the latest log positions.
+func (e *sessionEnv) Samples() *cluster.Samples { return e.shared.sampler.Samples() }
+
+// Mark returns the round of sampling that has begun last.
+func (e *sessionEnv) Mark() uint64 { return e.shared.sampler.Mark() }
+
+// RequestSample asks for a new round.
+func (e *sessionEnv) RequestSample() { e.shared.sampler.Request() }
+
+// Floors reports whether the session must see its writes and not go back in time.
+func (e *sessionEnv) Floors() bool { return e.shared.cfg.Balance.Consistency == lb.ConsistencySession }
+
+// Distrust sends statements of that shape to the primary for a while.
+func (e *sessionEnv) Distrust(sql []byte) {
+	now := monotonic()
+	e.shared.classifier.MarkPrimary(e.own.client.database, e.settings, sql, now, now+int64(distrustTime))
+}
+
+// CatalogChanged has the catalog of the session's database read again.
+func (e *sessionEnv) CatalogChanged() { e.catalog.invalidate() }
+
+// Wrote notes the user's last write.
+func (e *sessionEnv) Wrote() { e.shared.floors.note(e.own.client.user, e.Mark()) }
+
+// Completed counts a statement by its command tag.
+func (e *sessionEnv) Completed(slot session.Slot, tag []byte) {
+	if sv := e.own.mu.servers[slot]; sv != nil {
+		e.shared.metrics.completed(sv.loan.backend, slot, tag)
+	}
+}
+
+// Failed counts an error.
+func (e *sessionEnv) Failed(slot session.Slot, fatal bool) {
+	if sv := e.own.mu.servers[slot]; sv != nil {
+		e.shared.metrics.failed(sv.loan.backend, fatal)
+	}
+}
+
+// Routed notes when a batch was sent.
+func (e *sessionEnv) Routed(session.Slot) { e.asked = time.Now() }
+
+// Answered measures how long it took.
+func (e *sessionEnv) Answered(slot session.Slot) {
+	e.shared.metrics.answered(slot, time.Since(e.asked))
+}
+
+// monotonic reads the monotonic clock, in nanoseconds since the start.
+func monotonic() int64 { return int64(time.Since(processStart)) }
+
+var processStart = time.Now()

@@ -1,0 +1,232 @@
+package proxy
+
+import (
+	"net"
+
+	"github.com/pgproxy/pgproxy/proxy/session"
+)
+
+// Sizes of the driver's buffers, in bytes.
+const (
+	clientBuffer = 8 << 10
+	serverBuffer = 16 << 10
+	// maxQueued is how much may wait for a peer to which another goroutine is writing
+	// before the goroutine that adds to it waits too.
+	maxQueued = 256 << 10
+)
+
+// peer is the client or one server connection of a session, as something to
+// write to. Whoever finds it not busy writes; the others queue copies, which the
+// writer takes along. The session's lock guards it but for conn.
+type peer struct {
+	conn   net.Conn
+	busy   bool
+	failed bool // a write has failed; what comes is thrown away
+	queue  []byte
+}
+
+// writing is what one goroutine has taken to write outside of the lock.
+type writing struct {
+	to     *peer
+	pieces [][]byte
+}
+
+// collect takes what the core has put out for a peer: to be written by the
+// caller, or into the queue when somebody else is writing.
+func (w *writing) collect(p *peer, out *session.Output, input []byte) {
+	if out.Empty() {
+		return
+	}
+	pieces := out.Take(w.pieces[:0], input)
+	if p.failed {
+		return
+	}
+	if p.busy {
+		for _, piece := range pieces {
+			p.queue = append(p.queue, piece...)
+		}
+		return
+	}
+	p.busy = true
+	w.to, w.pieces = p, pieces
+}
+
+// outputs are what a goroutine writes after one call of the core, reused.
+type outputs [3]writing
+
+// flush is called with the session's lock held, after each call of the core. It
+// writes what the call put out and returns with the lock released.
+func (s *clientSession) flush(o *outputs, input []byte) {
+	if raw := s.shared.draining.Load(); raw != nil {
+		s.mu.core.Shutdown(*raw)
+	}
+	o[0].collect(&s.mu.client, s.mu.core.ToClient(), input)
+	for slot := session.Primary; slot <= session.Standby; slot++ {
+		out := s.mu.core.ToServer(slot)
+		if sv := s.mu.servers[slot]; sv != nil {
+			o[slot].collect(&sv.peer, out, input)
+		} else {
+			out.Take(nil, input) // for a connection that has just been lost
+		}
+	}
+	s.follow()
+	s.noteState()
+	for i := len(o) - 1; i >= 0; i-- { // the servers first: they have work to do
+		if o[i].to != nil {
+			s.write(&o[i])
+		}
+	}
+	closing := s.mu.core.Closed()
+	s.mu.Unlock()
+	if closing {
+		s.finish()
+	}
+}
+
+// noteState publishes what the session does. The lock is held.
+func (s *clientSession) noteState() {
+	switch {
+	case s.mu.core.Busy() != session.None:
+		s.state.store(stateActive)
+	case s.mu.core.InTransaction():
+		s.state.store(stateInTransaction)
+	default:
+		s.state.store(stateIdle)
+	}
+}
+
+// write writes outside of the lock, which is held before and after.
+func (s *clientSession) write(w *writing) {
+	p := w.to
+	w.to = nil
+	pieces := w.pieces
+	for {
+		s.mu.Unlock()
+		err := writeAll(p.conn, pieces)
+		clear(pieces)
+		s.mu.Lock()
+		if err != nil {
+			// Its reader finds out and tells the core.
+			p.failed, p.queue = true, nil
+		}
+		if len(p.queue) == 0 {
+			break
+		}
+		pieces = append(pieces[:0], p.queue)
+		p.queue = nil
+		s.wakeAll()
+	}
+	p.busy = false
+	s.wakeAll()
+}
+
+func writeAll(conn net.Conn, pieces [][]byte) error {
+	if len(pieces) == 1 {
+		_, err := conn.Write(pieces[0])
+		return err
+	}
+	buffers := net.Buffers(pieces)
+	_, err := buffers.WriteTo(conn)
+	return err
+}
+
+// readClient moves the client's bytes until the session is over.
+func (s *clientSession) readClient() {
+	buf := make([]byte, clientBuffer)
+	n := 0
+	var o outputs
+	for {
+		s.mu.Lock()
+		done := s.mu.core.Client(buf[:n])
+		paused := s.mu.core.Paused()
+		closed := s.mu.core.Closed()
+		s.flush(&o, buf[:n])
+		n = copy(buf, buf[done:n])
+		switch {
+		case closed:
+			return
+		case paused:
+			if !s.awaitProgress() {
+				return
+			}
+			continue
+		}
+		if n == len(buf) {
+			grown := make([]byte, max(2*len(buf), session.MinBuffer))
+			copy(grown, buf)
+			buf = grown
+		} else if n == 0 && len(buf) > clientBuffer {
+			buf = make([]byte, clientBuffer)
+		}
+		r, err := s.client.conn.Read(buf[n:])
+		n += r
+		if err != nil && r == 0 {
+			s.clientGone(&o)
+			return
+		}
+	}
+}
+
+// clientGone ends the session when what is in flight has been answered.
+func (s *clientSession) clientGone(o *outputs) {
+	s.mu.Lock()
+	s.mu.core.ClientGone()
+	s.flush(o, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.mu.core.Closed() && !s.mu.over {
+		s.wait()
+	}
+}
+
+// awaitProgress blocks while the core can take nothing from the client; false:
+// the session is over.
+func (s *clientSession) awaitProgress() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.mu.core.Paused() && !s.mu.core.Closed() && !s.mu.over && !s.mu.progress {
+		s.wait()
+	}
+	s.mu.progress = false
+	return !s.mu.core.Closed() && !s.mu.over
+}
+
+// readServer moves the bytes of one server connection until it ends or is given
+// back.
+func (s *clientSession) readServer(slot session.Slot, sv *server) {
+	defer close(sv.read)
+	buf := make([]byte, serverBuffer)
+	n := 0
+	var o outputs
+	for {
+		r, err := sv.conn.Read(buf[n:])
+		s.mu.Lock()
+		n += r
+		if s.mu.servers[slot] != sv {
+			sv.unread = n > 0
+			s.mu.Unlock()
+			return
+		}
+		done := s.mu.core.Server(slot, buf[:n])
+		if err != nil && !s.mu.over {
+			s.lose(slot, sv)
+		}
+		s.progressed()
+		s.flush(&o, buf[:n])
+		if err != nil {
+			return
+		}
+		n = copy(buf, buf[done:n])
+		s.throttle()
+	}
+}
+
+// throttle keeps a goroutine from queueing without bound for a client that does
+// not read.
+func (s *clientSession) throttle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.mu.client.queue) > maxQueued && !s.mu.over && !s.mu.client.failed {
+		s.wait()
+	}
+}

@@ -1,0 +1,188 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// Sampler gives log positions for read-your-writes (package health).
+type Sampler interface {
+	Samples() *cluster.Samples
+	Mark() uint64
+	Request()
+}
+
+// sessions is what all sessions share.
+type sessions struct {
+	cfg        Config
+	cluster    Cluster
+	observed   func() map[string]cluster.Observation
+	poke       func(backend string)
+	sampler    Sampler
+	pools      *pools
+	cancels    *cancelRegistry
+	classifier *lb.Classifier
+	redirects  *lb.Redirects
+	catalogs   *catalogs
+	floors     *floors
+	metrics    *metrics
+	reporter   *reporter
+	log        *slog.Logger
+
+	lastID   atomic.Uint64
+	routing  atomic.Pointer[routing]
+	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
+
+	wheel    lb.Wheel
+	starting func() int // connections that have not authenticated yet
+
+	mu struct {
+		sync.Mutex
+		byID map[uint64]*clientSession
+	}
+}
+
+// newSessions makes what sessions share; none of it does anything before run.
+func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
+	sh := &sessions{
+		cfg: cfg, cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
+		pools: p, cancels: c, floors: newFloors(), log: deps.Logger, starting: starting,
+	}
+	sh.mu.byID = make(map[uint64]*clientSession)
+	var err error
+	if sh.classifier, err = lb.NewClassifier(cfg.Balance); err != nil {
+		return nil, fmt.Errorf("configure balance: %w", err)
+	}
+	if sh.redirects, err = lb.NewRedirects(cfg.Balance.Redirects); err != nil {
+		return nil, fmt.Errorf("configure balance.redirects: %w", err)
+	}
+	if sh.metrics, err = newMetrics(deps.Registerer, sh); err != nil {
+		return nil, err
+	}
+	sh.catalogs = newCatalogs(cfg.Balance, l.catalog, deps.Logger)
+	sh.reporter = &reporter{sessions: sh, health: deps.HealthStats, version: deps.Version}
+	p.waited = func(d time.Duration) { sh.metrics.poolWait.Observe(d.Seconds()) }
+	return sh, nil
+}
+
+// routing is what balancing needs of the cluster, made anew when something
+// changed and not for each statement.
+type routing struct {
+	standbys      []lb.Candidate // those that may get reads
+	standbyWeight int
+	primaryWeight int
+	hasPrimary    bool
+}
+
+// run keeps the routing in step with the cluster and the catalogs with their
+// databases, until ctx ends.
+func (sh *sessions) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { sh.catalogs.run(ctx) })
+	tick := time.NewTicker(refreshRouting)
+	defer tick.Stop()
+	for {
+		changed := sh.cluster.Changed()
+		sh.route()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// refreshRouting is how often new observations are taken into the routing.
+const refreshRouting = 100 * time.Millisecond
+
+// route computes the routing.
+func (sh *sessions) route() {
+	state := sh.cluster.State()
+	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
+	if b := state.Backend(state.Primary); b != nil {
+		r.hasPrimary, r.primaryWeight = true, b.Weight
+	}
+	r.standbyWeight = lb.TotalWeight(r.standbys)
+	sh.metrics.configure(state.Backends)
+	sh.routing.Store(r)
+}
+
+// drain tells every session to end as soon as it is idle.
+func (sh *sessions) drain(raw []byte) {
+	sh.draining.Store(&raw)
+	for _, s := range sh.all() {
+		s.drain()
+	}
+}
+
+func (sh *sessions) add(s *clientSession) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.mu.byID[s.id] = s
+}
+
+func (sh *sessions) remove(s *clientSession) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	delete(sh.mu.byID, s.id)
+}
+
+// all returns the sessions in the order of their start.
+func (sh *sessions) all() []*clientSession {
+	sh.mu.Lock()
+	all := make([]*clientSession, 0, len(sh.mu.byID))
+	for _, s := range sh.mu.byID {
+		all = append(all, s)
+	}
+	sh.mu.Unlock()
+	slices.SortFunc(all, func(a, b *clientSession) int { return int(int64(a.id) - int64(b.id)) })
+	return all
+}
+
+// floors remembers the last write of each user, so that a user's next session
+// does not read older data than the last one wrote.
+type floors struct {
+	mu struct {
+		sync.Mutex
+		byUser map[string]uint64 // Sampler.Mark when the answer was read
+	}
+}
+
+// maxFloors bounds the users remembered; with more, one of them is forgotten for
+// each new one, and its next session starts without a floor.
+const maxFloors = 100_000
+
+func newFloors() *floors {
+	f := &floors{}
+	f.mu.byUser = make(map[string]uint64)
+	return f
+}
+
+func (f *floors) note(user string, mark uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.mu.byUser[user]; !ok && len(f.mu.byUser) >= maxFloors {
+		for old := range f.mu.byUser {
+			delete(f.mu.byUser, old)
+			break
+		}
+	}
+	f.mu.byUser[user] = mark
+}
+
+func (f *floors) of(user string) (mark uint64, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	mark, ok = f.mu.byUser[user]
+	return mark, ok
+}
