@@ -4,6 +4,11 @@ import "strings"
 
 // statement judges one statement by its first word.
 func (p *judgement) statement(st statement) {
+	if !st.balanced() {
+		p.no("unbalanced parentheses")
+		p.scan(st, true)
+		return
+	}
 	first := 0
 	for st.at(first).self('(') {
 		first++
@@ -86,7 +91,7 @@ func (p *judgement) copy(st statement) {
 	source := to
 	query := st.at(source).self('(')
 	for to < len(st) && !st[to].is("to") && !st[to].is("from") {
-		if st[to].self('(') && st[to].match >= 0 {
+		if st[to].self('(') {
 			to = st[to].match
 		}
 		to++
@@ -200,7 +205,7 @@ func (p *judgement) prepare(st statement) {
 		return
 	}
 	i := 2
-	if st.at(i).self('(') && st[i].match >= 0 {
+	if st.at(i).self('(') {
 		i = st[i].match + 1
 	}
 	p.effects |= EffectPrepare
@@ -257,7 +262,7 @@ const carried = EffectTemp | EffectDDL | EffectMayChangeState | EffectLeftover |
 // explain takes the effects of a statement that EXPLAIN ANALYZE would run.
 func (p *judgement) explain(st statement) {
 	i := 1
-	if st.at(i).self('(') && st[i].match >= 0 && !isQuery(st[i:]) {
+	if st.at(i).self('(') && !isQuery(st[i:]) {
 		i = st[i].match + 1
 	}
 	for st.at(i).is("analyze") || st.at(i).is("analyse") || st.at(i).is("verbose") {

@@ -146,6 +146,17 @@ func paired(s statement) statement {
 	return s
 }
 
+// balanced tells whether every parenthesis has its partner. A statement where one
+// has none is an error, and a semicolon in it did not end it.
+func (s statement) balanced() bool {
+	for _, t := range s {
+		if (t.self('(') || t.self(')')) && t.match < 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // maxName is NAMEDATALEN - 1: PostgreSQL cuts longer identifiers.
 const maxName = 63
 
