@@ -81,6 +81,7 @@ func (a *asker) question(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, a.s.timeout)
 	defer cancel()
 	primary, _ := a.s.primary()
+	connected := a.conn != nil
 	if err := a.ask(ctx, a.name == primary); err != nil {
 		if errors.Is(err, errSoon) || errors.Is(ctx.Err(), context.Canceled) {
 			return false
@@ -88,7 +89,9 @@ func (a *asker) question(ctx context.Context) bool {
 		if a.conn == nil || a.conn.IsClosed() {
 			a.broken()
 		}
-		a.s.poke(a.name)
+		if connected {
+			a.s.poke(a.name) // else the prober knows already
+		}
 		return false
 	}
 	return a.name != primary && behind(a.s.Samples(), a.name)

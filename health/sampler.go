@@ -46,6 +46,7 @@ type Sampler struct {
 func newSampler(timeout time.Duration, backends []Target, conn ConnConfig, primary PrimaryFunc, poke func(string)) *Sampler {
 	s := &Sampler{timeout: timeout, conn: conn, primary: primary, poke: poke, begin: time.Now()}
 	s.samples.Store(&cluster.Samples{})
+	s.requested.Store(int64(-samplePoll)) // nobody has asked
 	for _, t := range backends {
 		s.askers = append(s.askers, &asker{s: s, name: t.Name, wake: make(chan struct{}, 1)})
 	}

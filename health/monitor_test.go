@@ -1,0 +1,347 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeServer is one backend at the other end of net.Pipe: serve gets each
+// connection after its startup message.
+type fakeServer struct {
+	serve atomic.Pointer[func(*pgproto3.Backend)] // nil: connections are refused
+	dials atomic.Int64
+}
+
+func (f *fakeServer) be(serve func(*pgproto3.Backend)) {
+	if serve == nil {
+		f.serve.Store(nil)
+		return
+	}
+	f.serve.Store(&serve)
+}
+
+func (f *fakeServer) config(string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfig("host=h port=1 user=u database=d sslmode=disable")
+	if err != nil {
+		return nil, err
+	}
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	cfg.DialFunc = func(context.Context, string, string) (net.Conn, error) {
+		f.dials.Add(1)
+		serve := f.serve.Load()
+		if serve == nil {
+			return nil, syscall.ECONNREFUSED
+		}
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			b := pgproto3.NewBackend(server, server)
+			if _, err := b.ReceiveStartupMessage(); err == nil {
+				(*serve)(b)
+			}
+		}()
+		return client, nil
+	}
+	return cfg, nil
+}
+
+// hang never answers, and ends with the connection.
+func hang(b *pgproto3.Backend) {
+	for {
+		if _, err := b.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+// refuse answers with a fatal error.
+func refuse(code string) func(*pgproto3.Backend) {
+	return func(b *pgproto3.Backend) {
+		b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: code, Message: "not now"})
+		_ = b.Flush() // a test that has hung up does not want it
+	}
+}
+
+// answer lets the client in and answers each query with these rows.
+func answer(tables ...[][]byte) func(*pgproto3.Backend) {
+	return func(b *pgproto3.Backend) {
+		b.Send(&pgproto3.AuthenticationOk{})
+		b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+		for b.Flush() == nil {
+			m, err := b.Receive()
+			if _, ok := m.(*pgproto3.Query); err != nil || !ok {
+				return
+			}
+			for _, row := range tables {
+				fields := make([]pgproto3.FieldDescription, len(row))
+				b.Send(&pgproto3.RowDescription{Fields: fields})
+				b.Send(&pgproto3.DataRow{Values: row})
+				b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+			}
+			b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+		}
+	}
+}
+
+// primaryRows is what a primary answers to factsQuery.
+func primaryRows() [][][]byte {
+	facts := texts("0/3000100", "000000020000000000000003", "", "", "2", "", "77", "150018", "1700000000000000", "16777216", "8192", "", "", "")
+	for range outputSettings {
+		facts = append(facts, []byte("x"))
+	}
+	return [][][]byte{facts, texts("h2", "10.0.0.2", "streaming", "sync", "")}
+}
+
+func texts(all ...string) [][]byte {
+	out := make([][]byte, len(all))
+	for i, s := range all {
+		if s != "" {
+			out[i] = []byte(s)
+		}
+	}
+	return out
+}
+
+// watch runs a Monitor of one backend "h1" in a bubble and returns it.
+func watch(t *testing.T, cfg Config, f *fakeServer) *Monitor {
+	primary := func() (string, uint32) { return "h1", 2 }
+	m, err := New(cfg, []Target{{Name: "h1", Address: "h:1"}}, f.config, primary, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	return m
+}
+
+// bubble runs f in synctest, with its cleanups.
+func bubble(t *testing.T, f func(*testing.T)) { synctest.Test(t, f) }
+
+func TestProbeReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		f.be(answer(primaryRows()...))
+		m := watch(t, Default(), &f)
+		<-m.Changed()
+		o := m.Observations()["h1"]
+		if !o.Alive || !o.Ready || o.Err != nil || o.Failures != 0 {
+			t.Fatalf("%+v", o)
+		}
+		if o.Role != cluster.RolePrimary || o.Timeline != 2 || o.SystemID != 77 || o.LSN != 0x3000100 || o.Version != 150018 || o.Address != "h:1" {
+			t.Errorf("%+v", o)
+		}
+		begin := time.Now()
+		<-m.Changed()
+		if d := time.Since(begin); d != time.Second {
+			t.Errorf("the next probe came after %v, want the interval", d)
+		}
+		if s := m.Stats("h1"); s.Total != 2 && s.Total != 1 || s.Success != s.Total || s.Retry != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestProbeErrors: who answers is alive, who does not is not, and a server that
+// accepts and says nothing is noticed after the timeout.
+func TestProbeErrors(t *testing.T) {
+	short := primaryRows()
+	short[0] = short[0][:3]
+	for _, c := range []struct {
+		name  string
+		serve func(*pgproto3.Backend)
+		alive bool
+		after time.Duration
+	}{
+		{"refused", nil, false, 0},
+		{"starting up", refuse("57P03"), true, 0},
+		{"too many connections", refuse("53300"), true, 0},
+		{"hangs", hang, false, time.Second},
+		{"closes", func(*pgproto3.Backend) {}, false, 0},
+		{"hangs after the login", func(b *pgproto3.Backend) {
+			b.Send(&pgproto3.AuthenticationOk{})
+			b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			if b.Flush() == nil {
+				hang(b)
+			}
+		}, false, time.Second},
+		{"talks nonsense", answer(short...), false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var f fakeServer
+				f.be(c.serve)
+				begin := time.Now()
+				m := watch(t, Default(), &f)
+				<-m.Changed()
+				o := m.Observations()["h1"]
+				if o.Ready || o.Err == nil || o.Alive != c.alive {
+					t.Errorf("%+v", o)
+				}
+				if want := map[bool]int{false: 1}[c.alive]; o.Failures != want {
+					t.Errorf("%d failures, want %d", o.Failures, want)
+				}
+				if d := time.Since(begin); d != c.after {
+					t.Errorf("known after %v, want %v", d, c.after)
+				}
+			})
+		})
+	}
+}
+
+// TestRetries: the probes that decide follow a fifth of an interval apart, the
+// others an interval, and a server that is back starts at none.
+func TestRetries(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		begin := time.Now()
+		m := watch(t, Config{Interval: time.Second, Timeout: time.Second, Retries: 2}, &f)
+		want := func(failures int, at time.Duration) {
+			t.Helper()
+			<-m.Changed()
+			if o := m.Observations()["h1"]; o.Failures != failures || time.Since(begin) != at {
+				t.Errorf("%d failures at %v, want %d at %v", o.Failures, time.Since(begin), failures, at)
+			}
+		}
+		want(1, 0)
+		want(2, 200*time.Millisecond)
+		want(3, 400*time.Millisecond)
+		want(4, 1400*time.Millisecond)
+		f.be(answer(primaryRows()...))
+		want(0, 2400*time.Millisecond)
+		synctest.Wait()
+		s := m.Stats("h1")
+		if s.Total != 3 || s.Success != 1 || s.Fail != 2 || s.Retry != 2 || s.MaxRetry != 2 || s.AverageRetry() != 2.0/3 {
+			t.Errorf("%+v", s)
+		}
+		if s.MaxDuration != 400*time.Millisecond || s.MinDuration != 0 || s.LastSuccess.Sub(s.LastFail) != time.Second || s.Last != s.LastSuccess {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestPoke: a broken session has the server looked at now, a thousand of them
+// not more often than pokeGap.
+func TestPoke(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		f.be(answer(primaryRows()...))
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
+		<-m.Changed()
+		time.Sleep(time.Minute) // of the bubble
+		changed, begin := m.Changed(), time.Now()
+		m.Poke("h1")
+		m.Poke("nobody")
+		<-changed
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("probed after %v", d)
+		}
+		before := f.dials.Load()
+		for range 1000 {
+			m.Poke("h1")
+			time.Sleep(time.Millisecond)
+		}
+		synctest.Wait()
+		if n := f.dials.Load() - before; n < 18 || n > 20 {
+			t.Errorf("%d probes in a second of pokes, want one each %v", n, pokeGap)
+		}
+	})
+}
+
+// TestPokeWhileProbing: a probe that was under way may have been sent before what
+// is now wrong, so that another one follows it.
+func TestPokeWhileProbing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		f.be(hang)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
+		synctest.Wait()
+		m.Poke("h1")
+		<-m.Changed()
+		<-m.Changed()
+		if n := f.dials.Load(); n != 2 {
+			t.Errorf("%d probes, want 2", n)
+		}
+	})
+}
+
+// TestSkipped: what is wrong on our side says nothing about the backend.
+func TestSkipped(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conn := func(string) (*pgconn.Config, error) { return nil, errors.New("no password file") }
+		m, err := New(Default(), []Target{{Name: "h1"}}, conn, func() (string, uint32) { return "", 0 }, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		<-m.Changed()
+		<-m.Changed()
+		synctest.Wait()
+		cancel()
+		<-done
+		if o := m.Observations()["h1"]; o.Failures != 0 || o.Ready || o.Err == nil {
+			t.Errorf("%+v", o)
+		}
+		if s := m.Stats("h1"); s.Skip != 2 || s.Total != 2 || s.Fail != 0 || s.LastSkip.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := newMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.observe(map[string]cluster.Observation{
+		"p": {Alive: true, Ready: true, Role: cluster.RolePrimary},
+		"s": {Alive: true, Ready: true, Role: cluster.RoleStandby, LagBytes: 5, LagSeconds: 2.5},
+		"d": {},
+	})
+	m.observe(map[string]cluster.Observation{"s2": {Ready: true, Role: cluster.RoleStandby}})
+	m.observe(map[string]cluster.Observation{"s2": {}})
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range all {
+		for _, x := range f.GetMetric() {
+			got[fmt.Sprintf("%s{%s}", f.GetName(), x.GetLabel()[0].GetValue())] = x.GetGauge().GetValue()
+		}
+	}
+	want := map[string]float64{
+		"pgproxy_backend_up{p}": 1, "pgproxy_backend_up{s}": 1, "pgproxy_backend_up{d}": 0, "pgproxy_backend_up{s2}": 0,
+		"pgproxy_backend_primary{p}": 1, "pgproxy_backend_primary{s}": 0, "pgproxy_backend_primary{d}": 0, "pgproxy_backend_primary{s2}": 0,
+		"pgproxy_replication_lag_bytes{s}": 5, "pgproxy_replication_lag_seconds{s}": 2.5,
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
