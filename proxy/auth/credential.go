@@ -35,7 +35,7 @@ func (k CredentialKind) String() string {
 	return "unknown"
 }
 
-// ErrNoCredential: the backend asks for something the credential cannot answer.
+// ErrNoCredential says that the backend asks for something the credential cannot answer.
 var ErrNoCredential = errors.New("no credential for the method that the server asks for")
 
 // Credential is what logs a session in on backends: what the client's own login

@@ -290,21 +290,31 @@ func (x *Exchange) finish(ctx context.Context, send []byte, cred *Credential) St
 			return Step{Send: send, Fail: err}
 		}
 	}
-	var refused string
-	switch {
-	case !x.role.role.Exists:
-		refused = "role \"%s\" does not exist"
-	case !x.role.role.CanLogin:
-		refused = "role \"%s\" is not permitted to log in"
-	default:
+	refused := x.refusal()
+	if refused != "" { // unless the role was made, or allowed in, a moment ago
+		if _, fail := x.refresh(ctx); fail != nil {
+			return Step{Send: send, Fail: fail}
+		}
+		refused = x.refusal()
+	}
+	if refused == "" {
 		return Step{Send: send, Done: cred}
 	}
-	// Another login may have to see at once that the role was made or allowed in.
-	x.auth.store.Invalidate(x.conn.User)
 	return Step{
 		Send: append(send, mustEncode(&pgproto3.AuthenticationOk{})...),
-		Fail: &Error{Code: codeInvalidAuthorization, Message: fmt.Sprintf(refused, x.conn.User), Log: x.Rule.matched()},
+		Fail: &Error{Code: codeInvalidAuthorization, Message: refused, Log: x.Rule.matched()},
 	}
+}
+
+// refusal says why the role may not log in, whatever it has proved.
+func (x *Exchange) refusal() string {
+	switch {
+	case !x.role.role.Exists:
+		return fmt.Sprintf("role \"%s\" does not exist", x.conn.User)
+	case !x.role.role.CanLogin:
+		return fmt.Sprintf("role \"%s\" is not permitted to log in", x.conn.User)
+	}
+	return ""
 }
 
 // failed ends with the method's text (PostgreSQL, auth_failed). why is for the log.

@@ -15,7 +15,7 @@ import (
 // seconds of one core); PostgreSQL's default is 4096.
 const maxIterations = 1 << 24
 
-// ErrKeyMismatch: the backend's verifier is not the one that the keys were
+// ErrKeyMismatch says that the backend's verifier is not the one that the keys were
 // recovered from (the password was changed, or the server lags). Invalidate
 // the role in the Store and let the client authenticate again.
 var ErrKeyMismatch = errors.New("the server's password verifier differs from the one the client authenticated with")

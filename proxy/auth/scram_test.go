@@ -221,7 +221,7 @@ func TestMockVerifierIsSteady(t *testing.T) {
 }
 
 // scramFaults are messages of clients that PostgreSQL 15 refuses, with its
-// answers. "R" stands for the client's own nonce followed by the server's.
+// answers. "<nonce>" stands for that of both sides.
 var scramFaults = []struct {
 	plus    bool // -PLUS was chosen
 	tls     bool // -PLUS was offered
@@ -258,32 +258,32 @@ var scramFaults = []struct {
 	{tls: true, plus: true, first: "p=\xff and a name that is much too long,,n=,r=abc", code: "08P01", message: "unsupported SCRAM channel-binding type \"??and?a?name?that?is?much?too?\""},
 	{tls: true, plus: true, first: "p,,n=,r=abc", code: "08P01", message: "malformed SCRAM message", detail: "Expected character \"=\" for attribute \"p\"."},
 
-	{first: "n,,n=,r=abc", final: "r=R", code: "08P01", message: "malformed SCRAM message", detail: "Expected attribute \"c\" but found \"'r'\"."},
+	{first: "n,,n=,r=abc", final: "r=<nonce>", code: "08P01", message: "malformed SCRAM message", detail: "Expected attribute \"c\" but found \"'r'\"."},
 	{first: "n,,n=,r=abc", final: "c=biws", code: "08P01", message: "malformed SCRAM message", detail: "Expected attribute \"r\" but found \"0x00\"."},
-	{first: "n,,n=,r=abc", final: "c=eSws,r=R,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
-	{first: "y,,n=,r=abc", final: "c=biws,r=R,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
-	{first: "n,,n=,r=abc", final: "c=,r=R,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
-	{tls: true, plus: true, first: "p=tls-server-end-point,,n=,r=abc", final: "c=biws,r=R,p=x", code: "28000", message: "SCRAM channel binding check failed"},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R", code: "08P01", message: "malformed SCRAM message", detail: "Attribute expected, but found end of string."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R,x=y,2=z", code: "08P01", message: "malformed SCRAM message", detail: "Attribute expected, but found invalid character \"'2'\"."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R,p=x", code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R,p=AAAA", code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R,p=" + "\n" + zeroProof, code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=R,p=" + zeroProof + ",x=y", code: "08P01", message: "malformed SCRAM message", detail: "Garbage found at the end of client-final-message."},
+	{first: "n,,n=,r=abc", final: "c=eSws,r=<nonce>,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
+	{first: "y,,n=,r=abc", final: "c=biws,r=<nonce>,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
+	{first: "n,,n=,r=abc", final: "c=,r=<nonce>,p=x", code: "08P01", message: "unexpected SCRAM channel-binding attribute in client-final-message"},
+	{tls: true, plus: true, first: "p=tls-server-end-point,,n=,r=abc", final: "c=biws,r=<nonce>,p=x", code: "28000", message: "SCRAM channel binding check failed"},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>", code: "08P01", message: "malformed SCRAM message", detail: "Attribute expected, but found end of string."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>,x=y,2=z", code: "08P01", message: "malformed SCRAM message", detail: "Attribute expected, but found invalid character \"'2'\"."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>,p=x", code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>,p=AAAA", code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>,p=" + "\n" + zeroProof, code: "08P01", message: "malformed SCRAM message", detail: "Malformed proof in client-final-message."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=<nonce>,p=" + zeroProof + ",x=y", code: "08P01", message: "malformed SCRAM message", detail: "Garbage found at the end of client-final-message."},
 	{first: "n,,n=,r=abc", final: "c=biws,r=abc,p=" + zeroProof, code: "08P01", message: "invalid SCRAM response", detail: "Nonce does not match."},
-	{first: "n,,n=,r=abc", final: "c=biws,r=xR,p=" + zeroProof, code: "08P01", message: "invalid SCRAM response", detail: "Nonce does not match."},
+	{first: "n,,n=,r=abc", final: "c=biws,r=x<nonce>,p=" + zeroProof, code: "08P01", message: "invalid SCRAM response", detail: "Nonce does not match."},
 	// Well formed, with an extension in each message, and wrong.
-	{first: "n,,n=alice,r=abc,x=y,", final: "c=biws,r=R,x=y,p=" + zeroProof, code: "28P01", message: "password authentication failed for user \"alice\""},
-	{first: "n,,n=,r=", final: "c=biws,r=R,p=" + zeroProof, code: "28P01", message: "password authentication failed for user \"alice\""},
+	{first: "n,,n=alice,r=abc,x=y,", final: "c=biws,r=<nonce>,x=y,p=" + zeroProof, code: "28P01", message: "password authentication failed for user \"alice\""},
+	{first: "n,,n=,r=", final: "c=biws,r=<nonce>,p=" + zeroProof, code: "28P01", message: "password authentication failed for user \"alice\""},
 }
 
 // zeroProof is a well-formed proof of nothing.
 var zeroProof = base64.StdEncoding.EncodeToString(make([]byte, 32))
 
-// finalWith puts the nonce of a server-first-message where "R" stands.
+// finalWith puts the nonce of a server-first-message where "<nonce>" stands.
 func finalWith(final string, serverFirst []byte) string {
 	nonce, _, _ := strings.Cut(strings.TrimPrefix(string(serverFirst), "r="), ",")
-	return strings.Replace(final, "R", nonce, 1)
+	return strings.Replace(final, "<nonce>", nonce, 1)
 }
 
 func TestSCRAMServerRefusesAsPostgreSQL(t *testing.T) {
@@ -340,16 +340,16 @@ func TestSCRAMServerKnowsItsMechanisms(t *testing.T) {
 func TestSCRAMClientRefusesServers(t *testing.T) {
 	salt := base64.StdEncoding.EncodeToString([]byte("salt"))
 	for _, bad := range []string{
-		"", "x=1", "r=R+", "r=R+,s=" + salt, "r=R+,s=" + salt + ",i=", "r=R+,s=" + salt + ",i=0", "r=R+,s=" + salt + ",i=-1",
-		"r=R+,s=" + salt + ",i=16777217", "r=R+,s=" + salt + ",i=4096x", "r=R+,s=" + salt + ",i=4096,x=y",
-		"r=R,s=" + salt + ",i=4096", "r=+R,s=" + salt + ",i=4096", "r=R\x7f,s=" + salt + ",i=4096", "r=R+,s=,i=4096", "r=R+,s=*,i=4096",
-		"m=x,r=R+,s=" + salt + ",i=4096", "r=R+,s=" + salt + ",i=4096\x00", "e=other-error",
+		"", "x=1", "r=<nonce>+", "r=<nonce>+,s=" + salt, "r=<nonce>+,s=" + salt + ",i=", "r=<nonce>+,s=" + salt + ",i=0", "r=<nonce>+,s=" + salt + ",i=-1",
+		"r=<nonce>+,s=" + salt + ",i=16777217", "r=<nonce>+,s=" + salt + ",i=4096x", "r=<nonce>+,s=" + salt + ",i=4096,x=y",
+		"r=<nonce>,s=" + salt + ",i=4096", "r=+<nonce>,s=" + salt + ",i=4096", "r=<nonce>\x7f,s=" + salt + ",i=4096", "r=<nonce>+,s=,i=4096", "r=<nonce>+,s=*,i=4096",
+		"m=x,r=<nonce>+,s=" + salt + ",i=4096", "r=<nonce>+,s=" + salt + ",i=4096\x00", "e=other-error",
 	} {
 		c, err := NewSCRAMClient(false, nil, NewPasswordCredential("x").keysFor, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Final([]byte(strings.Replace(bad, "R", c.nonce, 1))); err == nil {
+		if _, err := c.Final([]byte(strings.Replace(bad, "<nonce>", c.nonce, 1))); err == nil {
 			t.Errorf("server-first-message %q: accepted", bad)
 		}
 	}

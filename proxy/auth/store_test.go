@@ -63,7 +63,7 @@ func TestStoreRemembersForTTL(t *testing.T) {
 			if n := l.of(user); n != 1 {
 				t.Errorf("%s: %d lookups within the time, want 1", user, n)
 			}
-			time.Sleep(1)
+			time.Sleep(1 * time.Nanosecond)
 			mustRole(t, s, user)
 			if n := l.of(user); n != 2 {
 				t.Errorf("%s: %d lookups after the time, want 2", user, n)
@@ -196,7 +196,7 @@ func TestStoreInvalidate(t *testing.T) {
 		if n := l.of("alice"); n != 1 {
 			t.Errorf("a role younger than a second was looked up again")
 		}
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		s.Invalidate("alice")
 		s.Invalidate("unknown")
 		mustRole(t, s, "alice")
