@@ -39,7 +39,8 @@ type Sampler struct {
 	samples   atomic.Pointer[cluster.Samples]
 
 	mu struct {
-		sync.Mutex // orders the writers of samples and of asker.life
+		sync.Mutex               // orders the writers of samples and of asker.life
+		changed    chan struct{} // nil: nobody waits
 	}
 }
 
@@ -59,6 +60,17 @@ func (s *Sampler) Mark() uint64 { return s.round.Load() }
 // Samples returns the newest positions. They are of the primary's timeline only
 // as far as their fields say so. The value is shared: nobody may write to it.
 func (s *Sampler) Samples() *cluster.Samples { return s.samples.Load() }
+
+// Changed returns a channel that is closed when Samples is about to return newer
+// positions than before the call.
+func (s *Sampler) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.changed == nil {
+		s.mu.changed = make(chan struct{})
+	}
+	return s.mu.changed
+}
 
 // Request has a round started that no earlier Mark has counted, soon, in the
 // background. It never blocks; requests made meanwhile share that round.
@@ -110,6 +122,10 @@ func (s *Sampler) edit(change func(*cluster.Samples)) {
 	next := *s.samples.Load()
 	change(&next)
 	s.samples.Store(&next)
+	if s.mu.changed != nil {
+		close(s.mu.changed)
+		s.mu.changed = nil
+	}
 }
 
 // lifeOf returns the count of what a was told to forget; see asker.life.
@@ -124,7 +140,10 @@ func (s *Sampler) lifeOf(a *asker) uint64 {
 func (s *Sampler) publishPrimary(name string, round uint64, timeline uint32, lsn cluster.LSN) {
 	s.mu.Lock()
 	if s.samples.Load().Round < round {
-		s.edit(func(n *cluster.Samples) { n.Round, n.Primary, n.Timeline, n.LSN = round, name, timeline, lsn })
+		s.edit(func(n *cluster.Samples) {
+			n.Round, n.Primary, n.Timeline, n.LSN = round, name, timeline, lsn
+			n.Replayed = without(n.Replayed, name) // from when it was a standby
+		})
 	}
 	now := s.samples.Load()
 	s.mu.Unlock()
@@ -146,8 +165,11 @@ func (s *Sampler) publishReplayed(a *asker, life uint64, r cluster.Replayed) {
 	s.edit(func(n *cluster.Samples) { n.Replayed = append(without(n.Replayed, r.Backend), r) })
 }
 
-// without returns a copy of all without that backend.
+// without returns all without that backend, in another array if it was there.
 func without(all []cluster.Replayed, backend string) []cluster.Replayed {
+	if !slices.ContainsFunc(all, func(r cluster.Replayed) bool { return r.Backend == backend }) {
+		return all[:len(all):len(all)]
+	}
 	return slices.DeleteFunc(slices.Clone(all), func(r cluster.Replayed) bool { return r.Backend == backend })
 }
 
