@@ -37,6 +37,7 @@ type clientSession struct {
 		progress bool // a server has answered since the client's goroutine looked
 		over     bool // everything is to end now
 		attach   bool // a goroutine is attaching
+		sampling bool // a goroutine waits for a sample
 	}
 }
 
@@ -231,6 +232,44 @@ func (s *clientSession) follow() {
 	if slot, backend := s.mu.core.Wanted(); slot != session.None && !s.mu.attach && !s.mu.over {
 		s.mu.attach = true
 		s.wg.Go(func() { s.attach(slot, backend) })
+	}
+	if s.mu.core.Waiting() && !s.mu.sampling {
+		s.mu.sampling = true
+		s.wg.Go(s.awaitSamples)
+	}
+}
+
+// maxSampleWait bounds how long a read waits for a sample instead of going to the
+// primary.
+const maxSampleWait = 50 * time.Millisecond
+
+// awaitSamples has the core look again with each new sample, until it does not
+// wait any more or the time is over.
+func (s *clientSession) awaitSamples() {
+	timer := time.NewTimer(maxSampleWait)
+	defer timer.Stop()
+	for waiting := true; waiting; {
+		changed := s.shared.sampler.Changed()
+		var o outputs
+		s.mu.Lock()
+		s.progressed() // the client's goroutine asks again
+		s.mu.Unlock()
+		late := false
+		select {
+		case <-changed:
+		case <-timer.C:
+			late = true
+		case <-s.ctx.Done():
+			late = true
+		}
+		s.mu.Lock()
+		if late {
+			s.mu.core.StopWaiting()
+		}
+		waiting = s.mu.core.Waiting() && !s.mu.over
+		s.mu.sampling = waiting
+		s.progressed()
+		s.flush(&o, nil)
 	}
 }
 

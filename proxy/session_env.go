@@ -21,7 +21,9 @@ type sessionEnv struct {
 	turn     lb.Turn
 	// forced is the target of the first redirect that matches; "" none.
 	forced  string
-	picked  string    // the standby chosen last, for SHOW pool_nodes
+	settled bool      // a choice was made:
+	home    string    // the server of the session's reads, "" the primary,
+	since   time.Time // at that time
 	shunned string    // a standby to which no connection could be made,
 	until   time.Time // and until when it is not tried again
 
@@ -93,55 +95,83 @@ func safeEncoding(name []byte) bool {
 func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 	cfg := &e.shared.cfg.Balance
 	r := e.shared.routing.Load()
-	if r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary {
-		return ""
-	}
-	usable := func(name string) bool {
-		if name == e.shunned && time.Now().Before(e.until) {
-			return false
-		}
-		for i := range r.standbys {
-			if r.standbys[i].Name == name {
-				return true
-			}
-		}
-		return false
-	}
 	switch {
+	case r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary:
+		return ""
 	case !r.hasPrimary, hint == lb.ToStandby, e.forced == "standby":
-		// any standby, the weights of the standbys apply
+		return e.someStandby(r, attached)
 	case e.forced == "primary":
 		return ""
 	case e.forced != "":
-		if usable(e.forced) {
-			return e.forced
+		return e.ifUsable(r, e.forced)
+	case e.atHome(cfg) && (e.home == "" || e.usable(r, e.home)):
+		return e.home
+	case !e.settled:
+		// Among all new sessions each server gets its share exactly.
+		if i := e.shared.wheel.Next(r.all); i >= 0 && !r.all[i].Primary {
+			return e.settle(e.ifUsable(r, r.all[i].Name))
 		}
-		return ""
-	case cfg.Mode == lb.ModeSession && e.picked != "":
-		if e.picked == toPrimary || !usable(e.picked) {
-			return ""
-		}
-		return e.picked
+		return e.settle("")
 	case e.turn.Primary(r.primaryWeight, r.standbyWeight):
-		if cfg.Mode == lb.ModeSession {
-			e.picked = toPrimary
-		}
-		return ""
+		return e.settle("")
 	}
-	if attached != "" && usable(attached) {
-		return attached
-	}
-	i := e.shared.wheel.Next(r.standbys)
-	if i < 0 || !usable(r.standbys[i].Name) {
-		return ""
-	}
-	e.picked = r.standbys[i].Name
-	return e.picked
+	return e.settle(e.someStandby(r, attached))
 }
 
-// toPrimary stands for the primary where a standby's name is remembered; no
-// backend can have this name.
-const toPrimary = "\x00primary"
+// someStandby keeps the session's standby, or picks another one by weight; "" there
+// is none.
+func (e *sessionEnv) someStandby(r *routing, attached string) string {
+	if attached != "" && e.usable(r, attached) {
+		return attached
+	}
+	if i := e.shared.standbyWheel.Next(r.standbys); i >= 0 {
+		return e.ifUsable(r, r.standbys[i].Name)
+	}
+	return ""
+}
+
+func (e *sessionEnv) ifUsable(r *routing, name string) string {
+	if e.usable(r, name) {
+		return name
+	}
+	return ""
+}
+
+// usable reports that a standby may get reads of this session now.
+func (e *sessionEnv) usable(r *routing, name string) bool {
+	if name == e.shunned && time.Now().Before(e.until) {
+		return false
+	}
+	for i := range r.standbys {
+		if r.standbys[i].Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// homeTime is for how long a session that must not go back in time reads from the
+// same server: to come back from the primary costs a wait for a sample.
+const homeTime = time.Second
+
+// atHome reports that the choice made last still holds.
+func (e *sessionEnv) atHome(cfg *lb.Config) bool {
+	switch {
+	case !e.settled:
+		return false
+	case cfg.Mode == lb.ModeSession:
+		return true
+	case cfg.Consistency == lb.ConsistencyEventual:
+		return false
+	}
+	return time.Since(e.since) < homeTime
+}
+
+// settle makes a server the session's home; "" is the primary.
+func (e *sessionEnv) settle(name string) string {
+	e.settled, e.home, e.since = true, name, time.Now()
+	return name
+}
 
 // avoid keeps the session from trying a standby again at once.
 func (e *sessionEnv) avoid(backend string) {

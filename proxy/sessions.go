@@ -18,6 +18,7 @@ type Sampler interface {
 	Samples() *cluster.Samples
 	Mark() uint64
 	Request()
+	Changed() <-chan struct{} // closed when Samples is newer
 }
 
 // sessions is what all sessions share.
@@ -41,8 +42,9 @@ type sessions struct {
 	routing  atomic.Pointer[routing]
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
-	wheel    lb.Wheel
-	starting func() int // connections that have not authenticated yet
+	wheel        lb.Wheel   // over all servers, for the first choice of a session
+	standbyWheel lb.Wheel   // over the standbys
+	starting     func() int // connections that have not authenticated yet
 
 	mu struct {
 		sync.Mutex
@@ -77,6 +79,7 @@ func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups,
 // changed and not for each statement.
 type routing struct {
 	standbys      []lb.Candidate // those that may get reads
+	all           []lb.Candidate // the same and the primary
 	standbyWeight int
 	primaryWeight int
 	hasPrimary    bool
@@ -109,8 +112,10 @@ const refreshRouting = 100 * time.Millisecond
 func (sh *sessions) route() {
 	state := sh.cluster.State()
 	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
+	r.all = slices.Clone(r.standbys)
 	if b := state.Backend(state.Primary); b != nil {
 		r.hasPrimary, r.primaryWeight = true, b.Weight
+		r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
 	}
 	r.standbyWeight = lb.TotalWeight(r.standbys)
 	sh.metrics.configure(state.Backends)

@@ -131,6 +131,7 @@ type batch struct {
 	execute bool // holds Bind, Execute or Query
 	show    bool // holds a SHOW of pgproxy's own
 	hint    lb.Target
+	standby string // chosen, but not known to have caught up
 }
 
 // New starts the core of a session whose startup is over. Its server

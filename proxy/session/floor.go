@@ -7,6 +7,11 @@ import "github.com/pgproxy/pgproxy/internal/cluster"
 type floor struct {
 	last uint64 // ID of the server connection that gave the last answer
 
+	// A read that wants to go back to a standby waits for the next sample once
+	// refused reads of a row went to the primary; patience bounds the row.
+	refused, patience int
+	waiting           bool // for a sample; the client's bytes wait, too
+
 	set      bool
 	mark     uint64 // the position is that of the first sample of a later round than this
 	resolved bool
@@ -22,9 +27,51 @@ func (c *Core) answered(slot Slot) {
 	f.set, f.resolved, f.mark = true, false, c.env.Mark()
 }
 
-// StartFloor makes the session start with the floor of an earlier write.
+// leastPatience is how many reads in a row the primary takes over while it is not
+// known whether the standby has caught up. A sample costs more time than a read;
+// but each answer of the primary raises the floor, so that a session which reads
+// without a pause would never leave it.
+const (
+	leastPatience = 4
+	mostPatience  = 4096
+)
+
+// StartFloor makes the session start with the floor of an earlier write. Its first
+// read waits for a sample.
 func (c *Core) StartFloor(mark uint64) {
-	c.floor = floor{set: true, mark: mark}
+	c.floor = floor{set: true, mark: mark, refused: leastPatience}
+}
+
+// blocked decides about a read whose standby is not known to have caught up; true:
+// it waits, else the primary takes it.
+func (c *Core) blocked() bool {
+	f := &c.floor
+	f.patience = max(f.patience, leastPatience)
+	if f.refused < f.patience {
+		f.refused++
+		return false
+	}
+	f.waiting = true
+	return true
+}
+
+// unblocked is called when a standby has caught up.
+func (c *Core) unblocked() {
+	c.floor.waiting, c.floor.refused, c.floor.patience = false, 0, leastPatience
+}
+
+// Waiting reports that the session waits for a new sample, or for StopWaiting.
+func (c *Core) Waiting() bool { return c.floor.waiting }
+
+// StopWaiting lets the primary take the read, and more of those that follow than
+// the last time: the standby may be far behind.
+func (c *Core) StopWaiting() {
+	f := &c.floor
+	if f.waiting {
+		f.waiting, f.refused = false, 0
+		f.patience = min(4*f.patience, mostPatience)
+		c.batch.slot = Primary
+	}
 }
 
 // caughtUp reports whether the standby may be read from. When that is not known

@@ -141,33 +141,40 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case b.show, !b.reads && !b.begin && s.ready:
 		return Standby, false
 	}
-	return c.chooseRead(), false
+	return c.chooseRead()
 }
 
-// chooseRead picks the server for reads outside of a transaction.
-func (c *Core) chooseRead() Slot {
+// chooseRead picks the server for reads outside of a transaction; wait: when the
+// next sample is there.
+func (c *Core) chooseRead() (slot Slot, wait bool) {
 	s := &c.server[Standby]
 	attached := ""
 	if s.ready {
 		attached = s.backend
 	}
-	name := c.env.Choose(attached, c.batch.hint)
-	switch {
-	case name == "":
-		return Primary
-	case name == attached:
-		if !c.caughtUp(name, s.id) {
-			return Primary
+	name := c.batch.standby
+	if name == "" {
+		name = c.env.Choose(attached, c.batch.hint)
+	}
+	if name == "" {
+		return Primary, false
+	}
+	id := uint64(0)
+	if name == attached {
+		id = s.id
+	}
+	if !c.caughtUp(name, id) {
+		c.batch.standby = name
+		return Primary, c.blocked()
+	}
+	c.unblocked()
+	if name != attached {
+		if s.ready {
+			c.giveBack(Standby)
 		}
-		return Standby
-	case !c.caughtUp(name, 0):
-		return Primary
+		c.want = name
 	}
-	if s.ready {
-		c.giveBack(Standby)
-	}
-	c.want = name
-	return Standby
+	return Standby, false
 }
 
 // giveBack takes the connection out of the slot.

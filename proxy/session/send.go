@@ -22,9 +22,6 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 				return false
 			}
 			c.batch.slot = slot
-			if c.server[slot].ready {
-				c.applySettings(slot)
-			}
 			c.env.Routed(slot)
 		}
 	}
