@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -93,21 +94,22 @@ func splitHBA(text string) []hbaLine {
 	var out []hbaLine
 	lines := strings.Split(text, "\n")
 	for i := 0; i < len(lines); i++ {
-		l := hbaLine{number: i + 1}
-		joined := 0 // length of l.text after the last backslash was taken off
+		number := i + 1
+		var text []byte
+		joined := 0 // length of text after the last backslash was taken off
 		for {
-			l.text = strings.TrimRight(l.text+lines[i], "\r")
-			if len(l.text) <= joined || !strings.HasSuffix(l.text, `\`) {
+			text = bytes.TrimRight(append(text, lines[i]...), "\r")
+			if len(text) <= joined || text[len(text)-1] != '\\' {
 				break
 			}
-			l.text = l.text[:len(l.text)-1]
-			joined = len(l.text)
+			text = text[:len(text)-1]
+			joined = len(text)
 			if i+1 == len(lines) {
 				break
 			}
 			i++
 		}
-		out = append(out, l)
+		out = append(out, hbaLine{number: number, text: string(text)})
 	}
 	return out
 }
