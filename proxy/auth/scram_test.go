@@ -215,6 +215,9 @@ func TestMockVerifierIsSteady(t *testing.T) {
 	if b := mockVerifier(MockSecret([]byte("cluster")), "bob"); bytes.Equal(a.Salt, b.Salt) {
 		t.Error("two users with one salt")
 	}
+	if MockSecret(nil) != nil {
+		t.Error("a secret that anybody knows")
+	}
 	if b := mockVerifier(MockSecret([]byte("other")), "alice"); bytes.Equal(a.Salt, b.Salt) {
 		t.Error("two clusters with one salt")
 	}
