@@ -194,12 +194,10 @@ func (c *Cluster) WaitForStreaming(ctx context.Context) error {
 // themselves: what pg_stat_replication shows lags by up to
 // wal_receiver_status_interval.
 func (c *Cluster) WaitForCatchup(ctx context.Context, names ...string) error {
-	// Where the next record would start on a new page, the insert position is behind
-	// the page's header, and the position replayed is before it until that record is
-	// written. (24 bytes; 40 on the first page of a segment.)
-	lsn, err := c.primary.QueryValue(ctx, "postgres", `
-		SELECT lsn - CASE WHEN (lsn - '0/0') % 8192 IN (24, 40) THEN (lsn - '0/0') % 8192 ELSE 0 END
-		FROM pg_current_wal_insert_lsn() AS lsn`)
+	// A commit of our own: what was written without one (asynchronous commits, hint
+	// bits) is not sent to standbys before something flushes it, seconds later.
+	lsn, err := c.primary.QueryValue(ctx, "postgres",
+		"SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'pgtest', '')")
 	if err != nil {
 		return err
 	}

@@ -10,13 +10,14 @@ import (
 // What may differ between two runs of a script is declared here and nowhere else:
 //
 //  1. BackendKeyData: process id and secret key. (Their length may not.)
-//  2. SCRAM: the server's nonce and the signature, which the client has checked.
-//     The salt too where the script says so (a mock exchange).
+//  2. SCRAM: the server's nonce and the signature, which the client has checked;
+//     md5: the salt.
 //  3. NotificationResponse: the process id, replaced by the connection that was
 //     told this id at its startup.
 //  4. ErrorResponse: the source position (fields F, L, R) where Differences.Own
 //     has the SQLSTATE: errors that a proxy must raise itself.
-//  5. Messages of the names that the script ignores, with its reason.
+//  5. NegotiateProtocolVersion: the newest version that the server supports.
+//  6. What the script itself names, with its reason: ignore, mask-salt, mask-fields.
 
 // Differences says which differences are expected beyond those that two runs
 // against the same server have.
@@ -76,7 +77,7 @@ func at(events []event, i int) string {
 func (t *Transcript) visible() []event {
 	var out []event
 	for _, e := range t.events {
-		if e.kind != eventMessage || !t.script.ignore[messageName(e.typ)] {
+		if !t.script.ignore[e.name()] {
 			out = append(out, e)
 		}
 	}
@@ -99,10 +100,16 @@ func (t *Transcript) canonical(e event, d Differences) []byte {
 		}
 		pid := binary.BigEndian.Uint32(e.body)
 		return append([]byte("pid of "+t.pids[pid]+" "), e.body[4:]...)
-	case 'E':
-		if d.Own[sqlState(e.body)] {
-			return withoutSource(e.body)
+	case 'v':
+		if len(e.body) >= 4 {
+			return e.body[4:]
 		}
+	case 'E':
+		drop := ""
+		if d.Own[sqlState(e.body)] {
+			drop += "FLR"
+		}
+		return withoutFields(e.body, drop+t.script.maskFields)
 	}
 	return e.body
 }
@@ -140,11 +147,11 @@ func errorField(body []byte, field byte) string {
 
 func sqlState(body []byte) string { return errorField(body, 'C') }
 
-// withoutSource drops the fields file, line and routine.
-func withoutSource(body []byte) []byte {
+// withoutFields drops fields of ErrorResponse.
+func withoutFields(body []byte, fields string) []byte {
 	var out [][]byte
 	for f := range bytes.SplitSeq(body, []byte{0}) {
-		if len(f) > 0 && (f[0] == 'F' || f[0] == 'L' || f[0] == 'R') {
+		if len(f) > 0 && strings.IndexByte(fields, f[0]) >= 0 {
 			continue
 		}
 		out = append(out, f)

@@ -23,14 +23,16 @@
 //	query-error SQLSTATE SQL   the same, where one error must come
 //	bytes N                    reads N bytes that are no message
 //	expect-close               reads until the server closes the connection
+//	expect-raw-close           the same, for bytes that are no messages
 //	close                      closes the connection without a farewell
 //	cancel NAME                sends a cancel request with the key of a connection
 //	sql BLOCK                  runs SQL on the primary, not through the server under test, as superuser
 //	await BLOCK                waits until a query of one boolean is true on some server
 //	catchup                    waits until the standbys have replayed everything
 //	setup BLOCK, cleanup BLOCK as sql, before the script and after it, however it ended
-//	ignore NAME REASON         messages of that name are left out of comparisons
+//	ignore NAME REASON         messages of that name, or Bytes, are left out of comparisons
 //	mask-salt REASON           the salt of SCRAM is left out of comparisons
+//	mask-fields LETTERS REASON  these fields of errors are left out of comparisons (D, M, ...)
 //
 // A message is the name of a pgproto3 message of the frontend and its fields in
 // JSON. A parameter or data is a string, null, or {"hex": "00ff"}. Raw is

@@ -22,6 +22,7 @@ const (
 	verbQueryError   verb = "query-error"
 	verbBytes        verb = "bytes"
 	verbExpectClose  verb = "expect-close"
+	verbExpectRaw    verb = "expect-raw-close"
 	verbClose        verb = "close"
 	verbCancel       verb = "cancel"
 	verbSQL          verb = "sql"
@@ -31,6 +32,7 @@ const (
 	verbCleanup      verb = "cleanup"
 	verbIgnore       verb = "ignore"
 	verbMaskSalt     verb = "mask-salt"
+	verbMaskFields   verb = "mask-fields"
 )
 
 // blockVerbs take a block; query only when nothing follows on its line.
@@ -38,12 +40,13 @@ var blockVerbs = []verb{verbSend, verbSQL, verbAwait, verbSetup, verbCleanup}
 
 // Script is a parsed script.
 type Script struct {
-	Name     string
-	commands []command
-	setup    []string
-	cleanup  []string
-	ignore   map[string]bool // names of backend messages
-	maskSalt bool
+	Name       string
+	commands   []command
+	setup      []string
+	cleanup    []string
+	ignore     map[string]bool // names of backend messages
+	maskSalt   bool
+	maskFields string // of errors
 }
 
 type command struct {
@@ -98,7 +101,7 @@ func (s *Script) add(c command) error {
 		if _, err := strconv.Atoi(c.arg); err != nil {
 			return fmt.Errorf("%s needs a number: %w", c.verb, err)
 		}
-	case verbQueryError, verbIgnore:
+	case verbQueryError, verbIgnore, verbMaskFields:
 		if !strings.Contains(c.arg, " ") {
 			return fmt.Errorf("%s needs two arguments", c.verb)
 		}
@@ -106,7 +109,7 @@ func (s *Script) add(c command) error {
 		if c.arg == "" {
 			return fmt.Errorf("%s needs a reason", c.verb)
 		}
-	case verbOpen, verbExpectClose, verbClose, verbCatchup:
+	case verbOpen, verbExpectClose, verbExpectRaw, verbClose, verbCatchup:
 		if c.arg != "" {
 			return fmt.Errorf("%s takes no argument", c.verb)
 		}
@@ -121,12 +124,14 @@ func (s *Script) add(c command) error {
 		s.cleanup = append(s.cleanup, strings.Join(c.block, "\n"))
 	case verbIgnore:
 		name, _, _ := strings.Cut(c.arg, " ")
-		if !slices.Contains(backendNames(), name) {
+		if name != bytesName && !slices.Contains(backendNames(), name) {
 			return fmt.Errorf("unknown message %q", name)
 		}
 		s.ignore[name] = true
 	case verbMaskSalt:
 		s.maskSalt = true
+	case verbMaskFields:
+		s.maskFields, _, _ = strings.Cut(c.arg, " ")
 	case verbUntil:
 		if _, err := parseExpectations(c.arg); err != nil {
 			return err

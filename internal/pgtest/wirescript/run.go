@@ -108,6 +108,8 @@ func (r *run) command(ctx context.Context, c command) error {
 		return r.bytes(conn, c.arg)
 	case verbExpectClose:
 		return r.expectClose(conn)
+	case verbExpectRaw:
+		return r.expectRawClose(conn)
 	case verbClose:
 		conn.close()
 		return nil
@@ -278,6 +280,25 @@ func (r *run) expectClose(c *conn) error {
 			return err
 		}
 		r.received(c, typ, body)
+	}
+}
+
+// expectRawClose reads what is no message, up to the end.
+func (r *run) expectRawClose(c *conn) error {
+	var all []byte
+	for {
+		b, err := c.readBytes(1)
+		if errors.Is(err, io.EOF) {
+			r.transcript.events = append(r.transcript.events,
+				event{line: r.transcript.line, conn: c.name, kind: eventBytes, body: all})
+			r.transcript.closed(c)
+			c.close()
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		all = append(all, b...)
 	}
 }
 

@@ -52,6 +52,21 @@ func quote(body []byte) string {
 	return fmt.Sprintf("%s... %d bytes, sha256 %x", strconv.QuoteToASCII(string(body[:200])), len(body), sha256.Sum256(body))
 }
 
+// bytesName stands for bytes that are no message in the command ignore.
+const bytesName = "Bytes"
+
+// name is what the command ignore calls the event; a closing cannot be ignored.
+func (e event) name() string {
+	switch e.kind {
+	case eventMessage:
+		return messageName(e.typ)
+	case eventBytes:
+		return bytesName
+	case eventClosed, eventUnknown:
+	}
+	return ""
+}
+
 func (e event) String() string {
 	switch e.kind {
 	case eventClosed:
