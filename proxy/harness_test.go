@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy/auth"
 )
 
 // testConfig listens on a free port and lets everyone in.
@@ -70,9 +72,19 @@ type fakeCluster struct{ *cluster.Log }
 
 func newFakeCluster(s cluster.State) *fakeCluster { return &fakeCluster{cluster.NewLog(s)} }
 
-// serveTest runs a Server for the test; change may replace parts of it first. The
-// session is an answer of ReadyForQuery and the end, unless change says otherwise.
-func serveTest(t *testing.T, cfg Config, c Cluster, deps Deps, change func(*Server)) *Server {
+// knows makes a Server know roles by that function instead of the auth query.
+func (s *Server) knows(t *testing.T, lookup func(ctx context.Context, user string) (auth.Role, error)) {
+	t.Helper()
+	var err error
+	s.auth, err = newAuthenticator(s.cfg.Auth, auth.NewStore(auth.StoreConfig{Lookup: lookup}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newTest makes a Server that knows every role and whose session is an answer of
+// ReadyForQuery and the end.
+func newTest(t *testing.T, cfg Config, c Cluster, deps Deps) *Server {
 	t.Helper()
 	deps.Cluster = c
 	deps.Logger = slog.New(slog.DiscardHandler)
@@ -83,28 +95,46 @@ func serveTest(t *testing.T, cfg Config, c Cluster, deps Deps, change func(*Serv
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.knows(t, func(_ context.Context, user string) (auth.Role, error) {
+		return auth.Role{Name: user, Exists: true, CanLogin: true}, nil
+	})
 	s.handle = func(_ context.Context, c *client) error {
 		_, err := c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		return err
 	}
-	if change != nil {
-		change(s)
-	}
+	return s
+}
+
+// runTest runs a Server until stop, or the end of the test.
+func runTest(t *testing.T, s *Server) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	select {
 	case <-s.Ready():
 	case err := <-ended:
-		ended <- err
+		ended <- nil
 		t.Fatal(err)
 	}
+	return stop
+}
+
+// serveTest makes and runs a Server; change may replace parts of it first.
+func serveTest(t *testing.T, cfg Config, c Cluster, deps Deps, change func(*Server)) *Server {
+	t.Helper()
+	s := newTest(t, cfg, c, deps)
+	if change != nil {
+		change(s)
+	}
+	runTest(t, s)
 	return s
 }
 

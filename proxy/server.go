@@ -163,7 +163,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.addr = listeners[0].Addr()
 
-	accepting, stopAccepting := context.WithCancelCause(ctx)
+	// Not children of ctx, whose cause says nothing to a client.
+	accepting, stopAccepting := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer context.AfterFunc(ctx, func() { stopAccepting(errShutdown) })()
 	serving, stopServing := context.WithCancelCause(context.WithoutCancel(ctx))
 	pooling, stopPooling := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPooling()
@@ -184,8 +186,6 @@ func (s *Server) Run(ctx context.Context) error {
 	s.log.Info("accepting clients", "address", s.addr.String())
 
 	<-accepting.Done()
-	err = context.Cause(accepting)
-	stopAccepting(errShutdown)
 	for _, l := range listeners {
 		_ = l.Close()
 	}
@@ -199,10 +199,10 @@ func (s *Server) Run(ctx context.Context) error {
 	s.lookups.close()
 	stopPooling()
 	pooled.Wait()
-	if ctx.Err() != nil {
-		return nil
+	if err := context.Cause(accepting); !errors.Is(err, errShutdown) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // serve carries one connection from accept to its end. starting bounds its startup,
