@@ -54,7 +54,7 @@ func testCatalog() *Catalog {
 		pg_is_in_recovery stable_f date overlaps`) {
 		functions = append(functions, FunctionRow{Name: name})
 	}
-	for _, name := range strings.Fields(`random clock_timestamp gen_random_uuid lastval`) {
+	for _, name := range strings.Fields(`random clock_timestamp gen_random_uuid lastval escape`) {
 		functions = append(functions, FunctionRow{Name: name, Volatile: true})
 	}
 	for _, name := range strings.Fields(`nextval setval volatile_f set_config pg_sleep uuid_generate_v5`) {

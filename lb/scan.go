@@ -49,8 +49,8 @@ func (s *scan) keyword(st statement, i int) {
 // name looks at a word or a quoted identifier as the name of something.
 func (s *scan) name(st statement, i int) {
 	t := st[i]
-	call := calls(st, i)
-	if !call && t.kind == kindWord && notFunction[t.text] && !st.at(i-1).self('.') {
+	call, parenthesis := calls(st, i), st.at(i+1).self('(')
+	if t.kind == kindWord && notFunction[t.text] && !parenthesis && !st.at(i-1).self('.') {
 		return
 	}
 	if len(t.text) > maxName {
@@ -67,7 +67,7 @@ func (s *scan) name(st statement, i int) {
 		s.doubt = t.text
 	}
 	if !call {
-		if f := s.function(t.text); (f.volatile || f.state) && f.argument {
+		if f := s.function(t.text); (f.volatile || f.state) && (f.argument || parenthesis) {
 			s.doubt = "function " + t.text
 			s.state(f)
 		}
@@ -168,7 +168,7 @@ func calls(st statement, i int) bool {
 		if after, ok := notFunctionAfter[t.text]; ok && (after == "" || prev.text == after) {
 			return false
 		}
-		if (t.text == "cube" || t.text == "rollup") && (prev.is("by") || prev.self(',')) {
+		if (t.text == "cube" || t.text == "rollup") && (prev.is("by") || prev.is("distinct") || prev.self(',')) {
 			return false
 		}
 	}

@@ -5,7 +5,8 @@ import "strings"
 // notFunction are the keywords that cannot name a function when they stand before a
 // parenthesis: the reserved ones and those of gram.y's col_name_keyword, whose
 // constructs call nothing volatile, and of type_func_name_keyword those that are
-// operators (kwlist.h of PostgreSQL 13 to 18). Behind a dot they can.
+// operators (kwlist.h of PostgreSQL 13 to 18). Behind a dot they can, and those of
+// later versions can in earlier ones: the catalog is asked all the same.
 var notFunction = set(`
 	all analyse analyze and any array as asc asymmetric both case cast check collate
 	column constraint create current_catalog current_date current_role current_time
@@ -20,6 +21,9 @@ var notFunction = set(`
 	nullif numeric out overlay position precision real row setof smallint substring time
 	timestamp treat trim values varchar xmlattributes xmlconcat xmlelement xmlexists
 	xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable
+
+	json json_array json_arrayagg json_exists json_object json_objectagg json_query
+	json_scalar json_serialize json_table json_value
 
 	ilike join like overlaps`)
 
@@ -38,8 +42,7 @@ var notFunctionAfter = map[string]string{
 	"escape":       "",
 	"set":          "",
 	"conflict":     "on",
-	"key":          "",
-	"insert":       "",
+	"insert":       "then",
 }
 
 // differing are the functions of PostgreSQL and its contrib modules whose answer
