@@ -19,4 +19,6 @@
 //	name     owner of                          fed by                 ends when
 //	prober   statistics and log of a backend   ticks, Poke            Run's ctx ends
 //	asker    sampler connection of a backend   Request, its own poll  Run's ctx ends
+//	watcher  nothing: it lends the asker's     the server's end       its asker is woken,
+//	         connection while that is idle                            which awaits it
 package health

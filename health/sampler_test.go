@@ -143,7 +143,7 @@ func TestRequestsShareRounds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newPair(t)
 		w.set(100, 100)
-		time.Sleep(time.Minute) // of the bubble
+		pass(time.Minute)
 		if got := w.asked(); got != "map[]" {
 			t.Errorf("nobody asked, but: %s", got)
 		}
@@ -151,9 +151,9 @@ func TestRequestsShareRounds(t *testing.T) {
 			for range 10 {
 				w.Request()
 			}
-			time.Sleep(time.Millisecond)
+			pass(time.Millisecond)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		w.mu.Lock()
 		n := w.mu.asked["p primary"]
 		w.mu.Unlock()
@@ -173,22 +173,22 @@ func TestLaggingStandbyIsPolled(t *testing.T) {
 		w := newPair(t)
 		w.set(200, 100)
 		w.Request()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		w.set(200, 200)
-		time.Sleep(2 * sampleGap)
+		pass(2 * sampleGap)
 		if r := replayed(w.Samples(), "s"); r.LSN != 200 || r.Timeline != 3 {
 			t.Errorf("%+v", r)
 		}
 		was := w.asked()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if got := w.asked(); got != was {
 			t.Errorf("asked on after it had caught up: %s, then %s", was, got)
 		}
 		w.set(300, 200)
 		w.Request()
-		time.Sleep(samplePoll + sampleGap)
+		pass(samplePoll + sampleGap)
 		was = w.asked()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := w.asked(); got != was {
 			t.Errorf("asked on when nobody waited any more: %s, then %s", was, got)
 		}
@@ -212,7 +212,7 @@ func TestSamplesAreForgotten(t *testing.T) {
 		if known() {
 			t.Error("not forgotten")
 		}
-		time.Sleep(sampleGap)
+		pass(sampleGap)
 		w.Request()
 		synctest.Wait()
 		if !known() || w.s.dials.Load() != 2 {
@@ -221,7 +221,7 @@ func TestSamplesAreForgotten(t *testing.T) {
 		w.mu.Lock()
 		w.mu.promoted = true
 		w.mu.Unlock()
-		time.Sleep(sampleGap)
+		pass(sampleGap)
 		w.Request()
 		synctest.Wait()
 		if known() {
@@ -240,7 +240,7 @@ func TestUnreachableStandbyIsLeftAlone(t *testing.T) {
 		for range 200 {
 			mark := w.Mark()
 			w.Request()
-			time.Sleep(sampleGap)
+			pass(sampleGap)
 			if w.Samples().Round <= mark {
 				t.Fatalf("no sample after %v", sampleGap)
 			}
