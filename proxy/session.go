@@ -109,7 +109,8 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 		loan.Close()
 		return fmt.Errorf("greet client: %w", err)
 	}
-	if mark, ok := sh.floors.of(c.user); ok && s.env.Floors() {
+	// Without a primary nobody can say where that write was; reads go on.
+	if mark, ok := sh.floors.of(c.user); ok && slot == session.Primary {
 		s.mu.core.StartFloor(mark)
 	}
 	s.mu.Lock()

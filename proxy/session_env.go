@@ -181,8 +181,15 @@ func (e *sessionEnv) avoid(backend string) {
 // Show returns the SELECT that stands for one of pgpool's SHOW commands.
 func (e *sessionEnv) Show(name string) string { return e.shared.reporter.sql(name, e.own) }
 
-// Samples returns the latest log positions.
-func (e *sessionEnv) Samples() *cluster.Samples { return e.shared.sampler.Samples() }
+// Samples returns the latest log positions, nil when they are not the recorded
+// primary's.
+func (e *sessionEnv) Samples() *cluster.Samples {
+	samples, state := e.shared.sampler.Samples(), e.shared.cluster.State()
+	if samples == nil || samples.Primary != state.Primary || samples.Timeline != state.Timeline {
+		return nil
+	}
+	return samples
+}
 
 // Mark returns the round of sampling that has begun last.
 func (e *sessionEnv) Mark() uint64 { return e.shared.sampler.Mark() }

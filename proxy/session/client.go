@@ -9,7 +9,7 @@ import (
 
 // message is a client message that was looked at.
 type message struct {
-	typ     byte
+	typ     byte // 0: not a message
 	off, n  int  // place and size
 	have    int  // how much of it was there: all, or the start of a large one
 	control bool // may run inside a read-only transaction on a standby
@@ -99,7 +99,7 @@ func (c *Core) lookOn(b []byte) bool {
 	_, known := pgwire.ClientLimit(typ)
 	if err != nil || !known {
 		// The server knows what to say; nothing behind this can be understood.
-		m := message{typ: typ, off: at, n: pgwire.MaxBody, have: len(b) - at}
+		m := message{off: at, n: pgwire.MaxBody, have: len(b) - at}
 		c.hold(m)
 		c.batch.write, c.batch.ended = true, true
 		return true

@@ -110,6 +110,7 @@ func recoveryError(code string) bool {
 
 // distrust tells of the statements of the batch that failed.
 func (c *Core) distrust() {
+	var last *statement
 	for i := c.sent.done; i < len(c.sent.messages); i++ {
 		m := &c.sent.messages[i]
 		switch {
@@ -117,8 +118,9 @@ func (c *Core) distrust() {
 			if sql, _, ok := pgwire.CString(m.bytes(c.sent.buf)[pgwire.HeaderLen:]); ok {
 				c.env.Distrust(sql)
 			}
-		case m.st != nil:
+		case m.st != nil && m.st != last:
 			c.env.Distrust(m.st.sqlText())
+			last = m.st
 		}
 		if m.endsBatch() {
 			return

@@ -77,7 +77,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.Query:
 		c.prepareQuery(slot, m, &e, b)
 	case pgwire.FunctionCall:
-		s.dirty, s.wrote = true, true
+		s.ran(nil)
 	case pgwire.Parse:
 		c.prepareParse(slot, m, &e)
 	case pgwire.Bind:
@@ -97,8 +97,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.Execute:
 		e.verdict, e.st = m.verdict, m.st
 		c.foresee(slot, m.verdict)
-		s.wrote = s.wrote || m.verdict == nil || !m.verdict.Read
-		s.dirty = s.dirty || s.wrote
+		s.ran(m.verdict)
 	case pgwire.Sync:
 		owes = !s.copyIn
 	case pgwire.CopyDone, pgwire.CopyFail:
@@ -144,9 +143,15 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	if v.Effects&lb.EffectExecute != 0 && v.Statements == 1 {
 		c.ensureSQL(slot, v.Name)
 	}
-	s.wrote = s.wrote || !v.Read
-	s.dirty = s.dirty || s.wrote
+	s.ran(v)
 	s.unnamed = 0
+}
+
+// ran notes that a statement runs, which may be anything when v is nil.
+func (s *server) ran(v *lb.Verdict) {
+	if v == nil || !v.Read && v.Show == "" {
+		s.wrote, s.dirty = true, true
+	}
 }
 
 func (c *Core) prepareParse(slot Slot, m *message, e *expect) {
