@@ -1,0 +1,243 @@
+// Package proxytest builds pgproxy and runs it in front of a cluster of package
+// pgtest, as its users do: the binary, a configuration file, setup-sql. It is for
+// tests that look at pgproxy from outside.
+package proxytest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgproxy/pgproxy/internal/pgtest"
+)
+
+const (
+	// readyTimeout bounds the time from the start of pgproxy to three usable nodes.
+	readyTimeout = time.Minute
+	// stopTimeout bounds the time from SIGTERM to the end: listen.drain and some more.
+	stopTimeout = 30 * time.Second
+	// logLimit is how much of the end of pgproxy's log a failed test shows, in bytes.
+	logLimit = 20_000
+)
+
+// Proxy is a running pgproxy.
+type Proxy struct {
+	Port int // on 127.0.0.1
+
+	binary string
+	cmd    *exec.Cmd
+	ended  chan error
+	log    *logBuffer
+}
+
+// Build builds pgproxy into a directory of the test and returns its path.
+func Build(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pgproxy")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/pgproxy/pgproxy/cmd/pgproxy")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build pgproxy: %v\n%s", err, out)
+	}
+	return path
+}
+
+// Start runs pgproxy in front of the cluster until the test ends: the primary has
+// weight 0 and the standbys 1 each; balance is balance.mode. It returns when
+// pgproxy says that all nodes are usable. At the end pgproxy must stop when it is
+// told to, with status 0.
+func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Proxy {
+	t.Helper()
+	port, err := pgtest.ReservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(port.Release)
+	p := &Proxy{Port: port.Number, binary: binary, ended: make(chan error, 1), log: &logBuffer{}}
+	if err := c.Primary().Exec(t.Context(), "postgres", p.setupSQL(t)); err != nil {
+		t.Fatalf("run setup-sql: %v", err)
+	}
+	if err := c.WaitForCatchup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.start(t, writeConfig(t, c, port, balance))
+	t.Cleanup(func() { p.stop(t) })
+	p.awaitReady(t, c)
+	return p
+}
+
+// Address returns 127.0.0.1:port.
+func (p *Proxy) Address() string { return fmt.Sprintf("127.0.0.1:%d", p.Port) }
+
+// DSN returns a connection string in libpq's keyword form.
+func (p *Proxy) DSN(database, user string) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=disable",
+		p.Port, database, user, pgtest.Password(user))
+}
+
+func (p *Proxy) setupSQL(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), p.binary, "setup-sql", "--user", pgtest.MonitorUser).Output()
+	if err != nil {
+		t.Fatalf("print setup-sql: %v", err)
+	}
+	return string(out)
+}
+
+// writeConfig writes the file that an administrator would write.
+func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, balance string) string {
+	t.Helper()
+	dir := t.TempDir()
+	password := filepath.Join(dir, "monitor.password")
+	if err := os.WriteFile(password, []byte(pgtest.Password(pgtest.MonitorUser)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var conf strings.Builder
+	fmt.Fprintf(&conf, `name: test
+data_dir: %q
+listen: {address: %q, tls: {mode: disable}, drain: 1s}
+monitor: {user: %s, password_file: %q, database: postgres}
+balance: {mode: %s}
+metrics: {listen: ""}
+log: {level: debug}
+backends:
+`, filepath.Join(dir, "data"), port.Address(), pgtest.MonitorUser, password, balance)
+	for _, s := range c.Servers {
+		weight := 1
+		if s == c.Primary() {
+			weight = 0
+		}
+		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: %d}\n", s.Name, s.Address(), weight)
+	}
+	config := filepath.Join(dir, "pgproxy.yaml")
+	if err := os.WriteFile(config, []byte(conf.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func (p *Proxy) start(t *testing.T, config string) {
+	t.Helper()
+	p.cmd = exec.Command(p.binary, "run", "-c", config)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("run pgproxy: %v", err)
+	}
+	go func() { p.ended <- p.cmd.Wait() }()
+}
+
+// awaitReady waits until SHOW pool_nodes shows every node up and every standby
+// streaming.
+func (p *Proxy) awaitReady(t *testing.T, c *pgtest.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		nodes, err := p.Nodes(ctx)
+		if err == nil && usable(nodes, len(c.Servers)) {
+			return
+		}
+		select {
+		case err := <-p.ended:
+			p.ended <- err // for stop
+			t.Fatalf("pgproxy ended: %v\n%s", err, p.log)
+		case <-ctx.Done():
+			t.Fatalf("pgproxy is not ready: %v, nodes %v\n%s", err, nodes, p.log)
+		case <-tick.C:
+		}
+	}
+}
+
+func usable(nodes []map[string]string, servers int) bool {
+	up, streaming := 0, 0
+	for _, n := range nodes {
+		if n["status"] == "up" {
+			up++
+		}
+		if n["replication_state"] == "streaming" {
+			streaming++
+		}
+	}
+	return up == servers && streaming == servers-1
+}
+
+// Nodes returns SHOW pool_nodes, each row by column name.
+func (p *Proxy) Nodes(ctx context.Context) ([]map[string]string, error) {
+	conn, err := pgx.Connect(ctx, p.DSN(pgtest.AppDatabase, pgtest.AppUser))
+	if err != nil {
+		return nil, fmt.Errorf("connect to pgproxy: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	results, err := conn.PgConn().Exec(ctx, "SHOW pool_nodes").ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("show nodes: %w", err)
+	}
+	var nodes []map[string]string
+	for _, row := range results[0].Rows {
+		node := map[string]string{}
+		for i, f := range results[0].FieldDescriptions {
+			node[f.Name] = string(row[i])
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes, nil
+}
+
+// stop tells pgproxy to end, and shows its log where the test has failed.
+func (p *Proxy) stop(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Errorf("stop pgproxy: %v", err)
+	}
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-p.ended:
+		if err != nil {
+			t.Errorf("pgproxy did not end well: %v", err)
+		}
+	case <-timeout.C:
+		t.Errorf("pgproxy has not ended %s after SIGTERM", stopTimeout)
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // the Go runtime prints all goroutines
+		<-p.ended
+	}
+	if t.Failed() {
+		t.Logf("pgproxy's log:\n%s", p.log)
+	}
+}
+
+// logBuffer collects what pgproxy prints.
+type logBuffer struct {
+	mu struct {
+		sync.Mutex
+		buf bytes.Buffer
+	}
+}
+
+// Write implements io.Writer.
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.buf.Write(b)
+}
+
+// String returns the end of the log.
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.mu.buf.Bytes()
+	return string(b[max(0, len(b)-logLimit):])
+}

@@ -1,0 +1,69 @@
+package transparency
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/pgproxy/pgproxy/internal/pgtest/wirescript"
+	"github.com/pgproxy/pgproxy/test/proxytest"
+)
+
+// raisedByProxy are the SQLSTATEs of errors that pgproxy may have to raise itself
+// as PostgreSQL would: they have PostgreSQL's text, but no file, line and routine
+// (docs/transparency.md, "Errors of pgproxy's own").
+var raisedByProxy = map[string]bool{
+	"28P01": true, "28000": true, "3D000": true, "08P01": true,
+	"25P02": true, "26000": true, "34000": true, "42P05": true,
+}
+
+// TestTransparency runs every script against PostgreSQL and through pgproxy; all
+// bytes of the answers must be equal but for what docs/transparency.md lists.
+func TestTransparency(t *testing.T) {
+	all := scripts(t)
+	binary := proxytest.Build(t)
+	env := startCluster(t)
+	direct := env.runner(env.cluster.Primary().Address())
+	for _, mode := range []struct{ name, balance string }{
+		{"off", "off"},
+		{"balanced", "statement"},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			proxy := proxytest.Start(t, binary, env.cluster, mode.balance)
+			through := env.runner(proxy.Address())
+			for _, s := range all {
+				t.Run(s.Name, func(t *testing.T) {
+					want := mustRun(t, direct, s)
+					got, err := through.Run(t.Context(), s)
+					if diff := wirescript.Compare(want, got, wirescript.Differences{Own: raisedByProxy}); diff != "" {
+						t.Error(diff)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			if mode.balance != "off" {
+				assertBalanced(t, proxy)
+			}
+		})
+	}
+}
+
+// assertBalanced shows that the scripts did reach the standbys: without that the
+// test would say nothing about balancing.
+func assertBalanced(t *testing.T, p *proxytest.Proxy) {
+	t.Helper()
+	nodes, err := p.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		reads, err := strconv.Atoi(n["select_cnt"])
+		if err != nil {
+			t.Fatalf("node %s: read select_cnt: %v", n["node_id"], err)
+		}
+		if n["role"] == "standby" && reads == 0 {
+			t.Errorf("standby %s answered no read: %v", n["node_id"], nodes)
+		}
+	}
+}
