@@ -94,20 +94,18 @@ func tokens(shape string) []token {
 // function in standard SQL (CREATE FUNCTION ... BEGIN ATOMIC ... END).
 func split(ts []token) []statement {
 	var out []statement
-	start, depth, body := 0, 0, 0
+	start, depth, body := 0, 0, false
 	for i, t := range ts {
 		switch {
 		case t.self('('):
 			depth++
 		case t.self(')'):
 			depth--
-		case t.is("atomic") && body == 0 && i > start && ts[i-1].is("begin") && createsRoutine(ts[start:i]):
-			body = 1
-		case body > 0 && t.is("case"):
-			body++
-		case body > 0 && t.is("end"):
-			body--
-		case t.self(';') && depth <= 0 && body == 0:
+		case t.is("atomic") && i > start && ts[i-1].is("begin") && createsRoutine(ts[start:i]):
+			body = true
+		case body && depth == 0 && t.is("end") && (ts[i-1].self(';') || ts[i-1].is("atomic")):
+			body = false // every statement of the body has its semicolon
+		case t.self(';') && depth <= 0 && !body:
 			if i > start {
 				out = append(out, paired(ts[start:i]))
 			}

@@ -51,9 +51,18 @@ type checker struct {
 	texts      int
 }
 
-// newChecker makes a catalog that knows every function that the corpus calls, so
-// that a statement is never kept from being a read by an unknown name alone.
 func newChecker(t *testing.T, statements []string) *checker {
+	t.Helper()
+	classifier, err := lb.NewClassifier(lb.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &checker{t: t, classifier: classifier, catalog: newCatalog(t, statements)}
+}
+
+// newCatalog makes a catalog that knows every function that the corpus calls, so
+// that a statement is never kept from being a read by an unknown name alone.
+func newCatalog(t testing.TB, statements []string) *lb.Catalog {
 	t.Helper()
 	var rows []lb.FunctionRow
 	for _, s := range statements {
@@ -75,11 +84,7 @@ func newChecker(t *testing.T, statements []string) *checker {
 	for _, name := range doubtfulRelations {
 		relations = append(relations, lb.RelationRow{Name: name, Kind: lb.RelationPrimary, Ref: "doubtful"})
 	}
-	c, err := lb.NewClassifier(lb.Default())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &checker{t: t, classifier: c, catalog: lb.NewCatalog(rows, relations)}
+	return lb.NewCatalog(rows, relations)
 }
 
 // check compares verdict and truth of a text. It returns the verdict and whether
