@@ -47,7 +47,7 @@ func (r *Runner) Run(ctx context.Context, s *Script) (_ *Transcript, err error) 
 	}
 	defer func() {
 		// Also after an error, so that the next run finds the cluster as this one did.
-		x.leave()
+		err = errors.Join(err, x.leave())
 		for _, sql := range s.cleanup {
 			if execErr := r.Environment.Exec(ctx, sql); execErr != nil {
 				err = errors.Join(err, fmt.Errorf("clean up: %w", execErr))
@@ -322,17 +322,21 @@ func (r *run) cancel(ctx context.Context, name string) error {
 
 // leave ends every connection and waits until the server has ended the session,
 // so that nothing of it is left for the next run.
-func (r *run) leave() {
+func (r *run) leave() error {
+	var errs []error
 	for _, c := range r.conns {
 		if c.closed {
 			continue
 		}
 		c.send([]byte{'X', 0, 0, 0, 4})
-		for {
-			if _, _, err := c.read(); err != nil {
-				break
-			}
+		var err error
+		for err == nil {
+			_, _, err = c.read()
+		}
+		if !errors.Is(err, io.EOF) {
+			errs = append(errs, fmt.Errorf("%s: connection %s after Terminate: %w", r.transcript.script.Name, c.name, err))
 		}
 		c.close()
 	}
+	return errors.Join(errs...)
 }
