@@ -2,8 +2,8 @@ package lb
 
 // The two queries that fill a Catalog. Both run on PostgreSQL 13 to 18 as any role,
 // read only what PUBLIC may read, take no parameters, and return each row once. They
-// must be run with search_path = pg_catalog and standard_conforming_strings = on, so
-// that no object of the database can stand in for one of the system's.
+// must be run with search_path = pg_catalog, so that no object of the database can
+// stand in for one of the system's.
 
 // FunctionsQuery returns the columns of FunctionRow. Left out is what SQL cannot call:
 // procedures, trigger functions, and whatever takes or returns internal types.
@@ -27,10 +27,10 @@ SELECT p.proname::text,
            WHEN l.lanname NOT IN ('sql', 'plpgsql') THEN true
            ELSE regexp_replace(
                     CASE WHEN p.prosrc <> '' THEN p.prosrc ELSE pg_get_functiondef(p.oid) END,
-                    '(^|[;(]|\m(begin|then|else|loop|do)\M)(\s|--[^\n]*\n|/\*([^*]|\*+[^*/])*\*+/)*'
-                    'update\s+((only\s+)?[\w.$"]+(\s*\*)?(\s+(as\s+)?\w+)?\s+)?set\M',
-                    '\1 ', 'gi')
-                ~* '\m(set|set_config|setseed|reset|execute|call|listen|unlisten|load|discard|prepare|deallocate|temp|temporary)\M|\mdo\s*[$'']|advisory|dblink|pg_temp|replication_origin'
+                    E'(^|[;(]|\\m(begin|then|else|loop|do)\\M)(\\s|--[^\\n]*\\n|/\\*([^*]|\\*+[^*/])*\\*+/)*'
+                    'update\\s+((only\\s+)?[\\w.$"]+(\\s*\\*)?(\\s+(as\\s+)?\\w+)?\\s+)?set\\M',
+                    E'\\1 ', 'gi')
+                ~* E'\\m(set|set_config|setseed|reset|execute|call|listen|unlisten|load|discard|prepare|deallocate|temp|temporary)\\M|\\mdo\\s*[$'']|advisory|dblink|pg_temp|replication_origin'
        END)
 FROM pg_proc p
 JOIN pg_language l ON l.oid = p.prolang
@@ -46,7 +46,7 @@ WHERE p.prokind <> 'p'
   AND NOT EXISTS (
       SELECT FROM pg_type t
       WHERE t.typtype = 'p'
-        AND (t.oid = p.prorettype AND (t.typname IN ('trigger', 'event_trigger', 'internal') OR t.typname LIKE '%\_handler')
+        AND (t.oid = p.prorettype AND (t.typname IN ('trigger', 'event_trigger', 'internal') OR right(t.typname::text, 8) = '_handler')
              OR t.oid = ANY (p.proargtypes) AND t.typname = 'internal'))
 GROUP BY 1`
 
@@ -99,3 +99,18 @@ UNION
 SELECT c.relname::text, 'function', f.proname::text
 FROM ref r JOIN rel c USING (oid) JOIN pg_proc f ON f.oid = r.target
 WHERE r.kind <> 'relid' AND (f.provolatile <> 'i' OR f.oid >= 16384)`
+
+// FingerprintQuery returns one text that changes whenever the answer of one of the
+// two queries may have changed. It costs a few milliseconds where they may cost
+// seconds (thousands of views), so that a periodic refresh need not run them.
+const FingerprintQuery = `
+SELECT concat_ws(' ',
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_proc),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', aggfnoid::oid, xmin), 0))) FROM pg_aggregate),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_extension),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_rewrite),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_policy),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', inhrelid, inhparent, xmin), 0))) FROM pg_inherits),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0)))
+     FROM pg_class
+     WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')))`

@@ -45,6 +45,54 @@ func loadCatalog(t *testing.T, server *pgtest.Server) ([]lb.FunctionRow, []lb.Re
 	return functions, relations
 }
 
+// TestFingerprint: the fingerprint changes with what the queries see, and only then.
+func TestFingerprint(t *testing.T) {
+	server := pgtest.StartCluster(t, pgtest.Options{}).Primary()
+	fingerprint := func() string {
+		t.Helper()
+		got, err := server.QueryValue(t.Context(), "postgres", lb.FingerprintQuery)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	exec := func(sql string) {
+		t.Helper()
+		if err := server.Exec(t.Context(), "postgres", sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("CREATE TABLE busy (a int)")
+	before := fingerprint()
+	for _, sql := range []string{
+		"CREATE TABLE t (a int)",
+		"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+		"ALTER FUNCTION f() STABLE",
+		"CREATE VIEW v AS SELECT 1 AS a",
+		"CREATE OR REPLACE VIEW v AS SELECT 2 AS a",
+		"ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+		"CREATE POLICY p ON t USING (a = 1)",
+		"ALTER POLICY p ON t USING (a = 2)",
+		"CREATE TABLE c () INHERITS (t)",
+		"ALTER TABLE c NO INHERIT t",
+		"ALTER TABLE t SET UNLOGGED",
+		"ALTER TABLE c RENAME TO d",
+		"DROP FUNCTION f()",
+	} {
+		exec(sql)
+		after := fingerprint()
+		if after == before {
+			t.Errorf("%s does not change the fingerprint", sql)
+		}
+		before = after
+	}
+	exec("INSERT INTO busy SELECT generate_series(1, 1000); ANALYZE busy; UPDATE busy SET a = 1; DELETE FROM busy; CREATE TEMP TABLE x (a int)")
+	exec("VACUUM busy")
+	if fingerprint() != before {
+		t.Error("the fingerprint changed although no definition did")
+	}
+}
+
 // TestCatalogQueries makes objects by script on a real server and shows what the
 // queries say about them and what that makes of statements.
 func TestCatalogQueries(t *testing.T) {
