@@ -9,10 +9,6 @@ import (
 )
 
 // Classifier tells reads from everything else. It is safe for concurrent use.
-//
-// Not guaranteed: what operators, casts, index expressions and column defaults call
-// cannot be seen in a text; a function that its owner wrongly declared stable is
-// believed.
 type Classifier struct {
 	reads, writes map[string]bool
 	patterns      []*regexp.Regexp
