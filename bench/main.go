@@ -51,7 +51,7 @@ func main() {
 func parseOptions(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	quick := flags.Bool("quick", false, "one round of two seconds: about three minutes in all")
+	quick := flags.Bool("quick", false, "one round of one second: about three minutes in all")
 	pattern := flags.String("run", "", "measure only the cases that this regular expression matches")
 	systems := flags.String("systems", "", "measure only these, separated by commas (of "+strings.Join(systemNames(), ", ")+")")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each system runs each case; the median counts")
@@ -63,7 +63,7 @@ func parseOptions(args []string) (options, error) {
 		return o, err
 	}
 	if *quick {
-		o.rounds, o.duration = 1, 2*time.Second
+		o.rounds, o.duration = 1, time.Second
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))

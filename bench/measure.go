@@ -57,12 +57,12 @@ func cases() []benchCase {
 	var all []benchCase
 	for _, mode := range []string{"simple", "extended", "prepared"} {
 		for _, clients := range []int{1, 16, 64} {
-			all = append(all, pgbenchCase(fmt.Sprintf("select %s, %d clients", mode, clients), clients, "-S", "-M", mode))
+			all = append(all, pgbenchCase(fmt.Sprintf("select %s, c=%d", mode, clients), clients, "-S", "-M", mode))
 		}
 	}
 	return append(all,
-		pgbenchCase("tpc-b, 16 clients", 16, "-b", "tpcb-like"),
-		pgbenchCase("connect per transaction, 16 clients", 16, "-S", "-C"),
+		pgbenchCase("tpc-b, c=16", 16, "-b", "tpcb-like"),
+		pgbenchCase("connect per transaction, c=16", 16, "-S", "-C"),
 		benchCase{name: "result of 200 MB", unit: "MB", run: runResult},
 		benchCase{name: "copy in of 100 MB", unit: "MB", run: runCopy},
 	)

@@ -14,7 +14,7 @@ while read -r dir; do
 		go -C "$dir" test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" .
 		count=$((count + 1))
 	done
-done < <(git ls-files -co --exclude-standard '*_test.go' | xargs grep -lE '^func Fuzz' | xargs -n1 dirname | sort -u)
+done < <(grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
 
 if [ "$count" -eq 0 ]; then
 	echo "no fuzz target found" >&2
