@@ -99,8 +99,8 @@ func (c *Core) lookOn(b []byte) bool {
 	_, known := pgwire.ClientLimit(typ)
 	if err != nil || !known {
 		// The server knows what to say; nothing behind this can be understood.
-		m := message{off: at, n: pgwire.MaxBody, have: len(b) - at}
-		c.hold(m)
+		c.garbled = true
+		c.hold(message{off: at, n: pgwire.MaxBody, have: len(b) - at})
 		c.batch.write, c.batch.ended = true, true
 		return true
 	}
@@ -116,7 +116,7 @@ func (c *Core) lookOn(b []byte) bool {
 	}
 	switch typ {
 	case pgwire.Terminate:
-		c.ClientGone()
+		c.terminate(b[at : at+have])
 		return true
 	case pgwire.CopyData, pgwire.CopyDone, pgwire.CopyFail:
 		c.lookCopy(typ, at, n, have)
@@ -131,6 +131,19 @@ func (c *Core) lookOn(b []byte) bool {
 	c.hold(m)
 	c.consider(&c.held[len(c.held)-1])
 	return true
+}
+
+// terminate handles Terminate. A server that reads a COPY takes it for a part of
+// that, and says so.
+func (c *Core) terminate(raw []byte) {
+	for slot := Primary; slot <= Standby; slot++ {
+		if s := &c.server[slot]; s.copyIn {
+			s.out.write(raw)
+			c.ending = true
+			return
+		}
+	}
+	c.ClientGone()
 }
 
 func (c *Core) hold(m message) {

@@ -109,8 +109,9 @@ type Core struct {
 	mid       Slot   // a message of this slot is partly forwarded to the client
 	deferred  []byte // for the client, when mid has ended
 
-	ending bool // the client has gone; close when everything in flight is answered
-	closed bool
+	garbled bool // the client has sent what is no message; its bytes go to the primary as they are
+	ending  bool // the client has gone; close when everything in flight is answered
+	closed  bool
 }
 
 // Detachment is a server connection that the session gives back.

@@ -5,8 +5,8 @@ import (
 	"github.com/pgproxy/pgproxy/lb"
 )
 
-// statement is a prepared statement of the session. It is immutable but for
-// show statements, which are parsed anew for each Bind.
+// statement is a prepared statement of the session. It is immutable but for row,
+// and for show statements, which are parsed anew for each Bind.
 type statement struct {
 	name    string
 	version uint64 // unique in the session; tells which text a server has under the name
@@ -16,6 +16,8 @@ type statement struct {
 	parse []byte
 	// sql is set for one made by SQL PREPARE: the text that makes it.
 	sql []byte
+	// row is a hash of the RowDescription that the client was given for it, 0: none.
+	row uint64
 	// show names the SHOW command of pgproxy's own that it stands for.
 	show string
 }

@@ -67,8 +67,10 @@ func (c *Core) readOnlyInFlight() bool {
 
 // standbyError decides what becomes of an error of the standby; true: the
 // client does not see it.
-func (c *Core) standbyError(e *expect, code string) bool {
+func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 	s := &c.server[Standby]
+	// The result of a prepared statement has changed: no fault of the standby.
+	planChanged := string(pgwire.ErrorField(body, 'R')) == "RevalidateCachedQuery"
 	if e.inject {
 		if s.live == 0 {
 			return false
@@ -76,6 +78,7 @@ func (c *Core) standbyError(e *expect, code string) bool {
 		if e.journal { // it cannot be brought to the session's settings
 			c.pins |= pinUnknown
 		}
+		c.dropOwed(s)
 		c.replay()
 		return true
 	}
@@ -85,12 +88,15 @@ func (c *Core) standbyError(e *expect, code string) bool {
 	if !c.sent.rows && (!c.readOnly.open || !c.readOnly.answered) {
 		switch code {
 		case "25006", "0A000", "55000", "XX000":
-			c.distrust()
+			if !planChanged {
+				c.distrust()
+			}
 		}
+		c.dropOwed(s)
 		c.replay()
 		return true
 	}
-	if !recoveryError(code) {
+	if !recoveryError(code) || planChanged {
 		return false // a row was sent, and the primary would fail alike
 	}
 	c.substitute(ownError("40001", "a standby could not finish the statement ("+code+"), try again"))
@@ -147,9 +153,6 @@ func (c *Core) skipAfterOwnError() {
 func (c *Core) replay() {
 	s := &c.server[Standby]
 	if s.ready {
-		if e := s.next(); e != nil && e.kind != pgwire.Query && e.kind != pgwire.Sync {
-			c.dropOwed(s)
-		}
 		s.swallow()
 		c.leaveStandby()
 	}
@@ -167,6 +170,9 @@ func (c *Core) replay() {
 // dropOwed takes the answers up to Sync from the ring as skipOwed does, but
 // leaves the namespace to the primary's answers.
 func (c *Core) dropOwed(s *server) {
+	if e := s.next(); e.kind == pgwire.Query {
+		return
+	}
 	for e := s.next(); e != nil && e.kind != pgwire.Sync; e = s.next() {
 		if e.named {
 			s.setVersion(e.name, e.before)
@@ -310,6 +316,9 @@ func (c *Core) standbyLost() {
 func (c *Core) primaryClosed(owed bool, tx byte) {
 	code, text := "57P01", "the connection to the primary was lost, and with it state of the session"
 	switch {
+	case c.garbled: // that was the server's answer
+		c.closed = true
+		return
 	case owed || c.batch.open && c.batch.slot == Primary:
 		code, text = "08007", "the connection to the primary was lost, the outcome of the statement is unknown"
 	case tx != pgwire.TxIdle:

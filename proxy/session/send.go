@@ -72,6 +72,14 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	if !inject {
 		e.op = m.op
 	}
+	if s.skipping {
+		if m.typ != pgwire.Sync {
+			c.names.cancel(m.op)
+			s.write(m, b, at)
+			return
+		}
+		s.skipping = false
+	}
 	owes := true
 	switch m.typ {
 	case pgwire.Query:
@@ -88,6 +96,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.Describe:
 		if m.stmt {
 			c.ensure(slot, m.name, m.st)
+			e.st = m.st
 		}
 	case pgwire.Close:
 		if m.stmt {
@@ -104,9 +113,18 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		if s.copyIn {
 			s.copyIn, owes = false, false
 		}
+		e.kind = copyEnd
 	default:
 		owes = false
 	}
+	s.write(m, b, at)
+	if owes {
+		s.push(e)
+	}
+}
+
+// write puts the bytes of a message out.
+func (s *server) write(m *message, b []byte, at int) {
 	switch {
 	case m.text != nil:
 		s.out.write(m.text)
@@ -114,9 +132,6 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		s.out.forward(at, at+len(b))
 	default:
 		s.out.write(b)
-	}
-	if owes {
-		s.push(e)
 	}
 }
 
@@ -162,6 +177,9 @@ func (c *Core) prepareParse(slot Slot, m *message, e *expect) {
 	if m.name != "" {
 		c.ensure(slot, m.name, m.prev) // so that a name in use is refused, and a free one is not
 		s.dirty = true
+		if slot == Standby && m.prev == nil {
+			c.shadow(m.st)
+		}
 	}
 	e.st, e.named, e.name, e.before = m.st, true, m.name, s.version(m.name)
 	s.setVersion(m.name, m.st.version)
@@ -187,7 +205,20 @@ func (c *Core) ensure(slot Slot, name string, st *statement) {
 		c.inject(slot, st.parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name)})
 		s.setVersion(name, want)
 		s.dirty = s.dirty || name != ""
+		if st.row != 0 {
+			c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st})
+		}
 	}
+}
+
+// shadow makes a statement on the primary that the client makes on the standby,
+// so that the primary knows what its result was when it was made.
+func (c *Core) shadow(st *statement) {
+	if !c.server[Primary].ready {
+		return
+	}
+	c.ensure(Primary, st.name, st)
+	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }
 
 // ensureSQL does so before a simple query EXECUTE.

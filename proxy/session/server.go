@@ -25,6 +25,7 @@ type server struct {
 
 	left     int  // bytes to come of the message that is passing through
 	dropping bool // they are thrown away
+	skipping bool // it ignores what comes until Sync, of which there is none on the way
 	copyIn   bool // in COPY FROM STDIN: Sync and Flush are ignored by the server
 
 	dirty       bool // DISCARD ALL has something to do
@@ -42,7 +43,7 @@ type expect struct {
 	failed  bool // of Query: an error has come
 
 	verdict *lb.Verdict // of Query and Execute
-	st      *statement  // of Parse and Execute
+	st      *statement  // of Parse, Execute, and Describe of a statement
 	op      *op         // change of the namespace that the answer confirms
 	named   bool        // of Parse, and Close of a statement:
 	name    string      // its name,
@@ -191,7 +192,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	mine := e != nil && e.inject
 	switch typ {
 	case pgwire.DataRow, pgwire.CopyData:
-		if mine || c.sent.skip > 0 {
+		if mine || e == nil && slot == Standby || c.sent.skip > 0 {
 			return false
 		}
 		if slot == Standby {
@@ -213,17 +214,16 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	if e == nil {
 		return slot == Primary // nothing was asked: the client may know better
 	}
-	ends := c.account(slot, s, e, typ, body)
 	forward := !e.inject
+	if c.account(slot, s, e, typ, body) && s.next() == e {
+		s.pop()
+	}
 	if forward && slot == Primary && c.sent.skip > 0 {
 		c.sent.skip--
 		forward = false
 	}
 	if forward && slot == Standby {
 		c.sent.forwarded++
-	}
-	if ends {
-		s.pop()
 	}
 	return forward
 }
@@ -241,6 +241,9 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		c.names.confirm(e.op)
 		return true
 	case pgwire.RowDescription, pgwire.NoData:
+		if e.kind == pgwire.Describe && e.st != nil {
+			c.described(slot, e, body)
+		}
 		return e.kind == pgwire.Describe
 	case pgwire.CommandComplete:
 		tag := pgwire.CommandTag(body)
@@ -257,6 +260,29 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		s.beginCopyIn()
 	}
 	return false
+}
+
+// described compares what a server says about the result of a statement with what
+// the client was told when another server had made it. A standby that says
+// something else does not get the batch: the primary has the statement of before,
+// and raises what PostgreSQL raises there.
+func (c *Core) described(slot Slot, e *expect, body []byte) {
+	row := hash(body)
+	switch {
+	case !e.inject:
+		e.st.row = row
+	case e.st.row != 0 && e.st.row != row && slot == Standby && c.server[Standby].live > 0:
+		c.replay()
+	}
+}
+
+// hash is FNV-1a; never 0.
+func hash(b []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for _, x := range b {
+		h = (h ^ uint64(x)) * 1099511628211
+	}
+	return max(h, 1)
 }
 
 // beginCopyIn enters COPY FROM STDIN. The server ignores Sync and Flush until
@@ -361,7 +387,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if e == nil {
 		return slot == Primary
 	}
-	if slot == Standby && c.standbyError(e, code) {
+	if slot == Standby && c.standbyError(e, code, body) {
 		return false
 	}
 	mine := e.inject
@@ -369,10 +395,9 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	e.failed = true
 	if e.kind != pgwire.Query && e.kind != pgwire.FunctionCall && e.kind != pgwire.Sync {
 		c.skipOwed(s)
-		mine = false // a Parse of ours failed in the place of the client's message
-		if next := s.next(); next != nil && next.inject {
-			mine = true
-		}
+		next := s.next()
+		s.skipping = next == nil
+		mine = next != nil && next.inject // else ours failed in the place of the client's message
 	}
 	if mine {
 		return false
