@@ -13,7 +13,9 @@ import (
 // catalogs holds what the databases in use say about their functions and
 // relations, and has it read in the background.
 type catalogs struct {
-	load    func(ctx context.Context, database string) (*lb.Catalog, error)
+	// load reads a catalog; with the fingerprint of the last reading it may answer
+	// nil: nothing has changed.
+	load    func(ctx context.Context, database, fingerprint string) (*lb.Catalog, string, error)
 	refresh time.Duration
 	log     *slog.Logger
 	wanted  chan *catalogOf // to run; full: the request is made again with the next statement
@@ -28,10 +30,15 @@ type catalogs struct {
 type catalogOf struct {
 	all      *catalogs
 	database string
-	current  atomic.Pointer[lb.Catalog] // nil: not known
+	current  atomic.Pointer[lb.Catalog] // the last one read; nil: none yet
+	changes  atomic.Uint64              // raised by DDL
+	read     atomic.Uint64              // changes when the reading of current began
+	tried    atomic.Int64               // monotonic time of the last attempt's end
 	queued   atomic.Bool
-	changes  atomic.Uint64 // raised by DDL; what was read before is not valid
-	loaded   atomic.Int64  // monotonic; of the last attempt
+	first    chan struct{} // closed after the first attempt
+
+	fingerprint string // of current; used by the reader only, as is:
+	failures    int    // attempts that have failed since the last one that did not
 }
 
 const (
@@ -39,11 +46,14 @@ const (
 	maxCatalogLoads = 2
 	// catalogTimeout bounds one reading.
 	catalogTimeout = 30 * time.Second
-	// catalogPause is how long after a failed reading the next one may start.
-	catalogPause = time.Second
+	// catalogGap is the least time between two readings of one catalog; it doubles
+	// with each failure, six times at most.
+	catalogGap = 250 * time.Millisecond
+	// catalogWait is how long the first sessions of a database wait for its catalog.
+	catalogWait = 2 * time.Second
 )
 
-func newCatalogs(cfg lb.Config, load func(context.Context, string) (*lb.Catalog, error), log *slog.Logger) *catalogs {
+func newCatalogs(cfg lb.Config, load func(context.Context, string, string) (*lb.Catalog, string, error), log *slog.Logger) *catalogs {
 	c := &catalogs{load: load, refresh: cfg.CatalogRefresh, log: log, wanted: make(chan *catalogOf, 256)}
 	c.mu.byDatabase = make(map[string]*catalogOf)
 	return c
@@ -55,20 +65,37 @@ func (c *catalogs) of(database string) *catalogOf {
 	defer c.mu.Unlock()
 	d := c.mu.byDatabase[database]
 	if d == nil {
-		d = &catalogOf{all: c, database: database}
+		d = &catalogOf{all: c, database: database, first: make(chan struct{})}
 		c.mu.byDatabase[database] = d
 	}
 	return d
 }
 
-// load returns the catalog, nil when it is not known. It asks for a new reading
-// when the last one is old.
-func (d *catalogOf) load() *lb.Catalog {
-	cat := d.current.Load()
-	if cat != nil && monotonic()-d.loaded.Load() > int64(d.all.refresh) {
+// await waits until the catalog was read, or could not be, for the first time.
+func (d *catalogOf) await(ctx context.Context) {
+	if d.current.Load() != nil {
+		return
+	}
+	d.want()
+	timer := time.NewTimer(catalogWait)
+	defer timer.Stop()
+	select {
+	case <-d.first:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// get returns the catalog that was read last, nil when there is none; valid: no
+// DDL is known to have come since. It asks for a new reading when the last one is
+// old.
+func (d *catalogOf) get() (cat *lb.Catalog, valid bool) {
+	cat = d.current.Load()
+	valid = d.read.Load() == d.changes.Load()
+	if !valid || monotonic()-d.tried.Load() > int64(d.all.refresh) {
 		d.want()
 	}
-	return cat
+	return cat, valid
 }
 
 // want asks for a reading in the background.
@@ -84,10 +111,9 @@ func (d *catalogOf) want() {
 }
 
 // invalidate is called after DDL: until the catalog has been read again, nothing
-// is known.
+// is taken for a read.
 func (d *catalogOf) invalidate() {
 	d.changes.Add(1)
-	d.current.Store(nil)
 	d.want()
 }
 
@@ -102,38 +128,44 @@ func (c *catalogs) run(ctx context.Context) {
 				case <-ctx.Done():
 					return
 				case d := <-c.wanted:
-					c.read(ctx, d)
+					c.update(ctx, d)
 				}
 			}
 		})
 	}
 }
 
-// read reads one catalog. A reading during which DDL ended is not used.
-func (c *catalogs) read(ctx context.Context, d *catalogOf) {
-	changes := d.changes.Load()
-	lctx, done := context.WithTimeout(ctx, catalogTimeout)
-	cat, err := c.load(lctx, d.database)
-	done()
-	if err != nil && ctx.Err() == nil {
-		c.log.Warn("catalog not read; reads of this database go to the primary", "database", d.database, "error", err)
+// update reads one catalog, catalogGap after its last reading at the earliest.
+func (c *catalogs) update(ctx context.Context, d *catalogOf) {
+	if tried := d.tried.Load(); tried > 0 {
+		gap := time.NewTimer(catalogGap<<min(d.failures, 6) - time.Duration(monotonic()-tried))
+		defer gap.Stop()
 		select {
+		case <-gap.C:
 		case <-ctx.Done():
-		case <-time.After(catalogPause):
+			return
 		}
 	}
-	d.loaded.Store(monotonic())
-	d.queued.Store(false)
+	changes := d.changes.Load() // what comes while it is read is not in it for sure
+	ctx, done := context.WithTimeout(ctx, catalogTimeout)
+	defer done()
+	cat, fingerprint, err := c.load(ctx, d.database, d.fingerprint)
 	switch {
-	case err != nil:
-		d.current.Store(nil)
-	case d.changes.Load() != changes:
-		d.want()
-	default:
-		d.current.Store(cat)
-		if d.changes.Load() != changes {
-			d.current.Store(nil)
-			d.want()
+	case err == nil:
+		if cat != nil {
+			d.current.Store(cat)
+		}
+		d.fingerprint, d.failures = fingerprint, 0
+		d.read.Store(changes)
+	case ctx.Err() == nil:
+		d.failures++
+		if d.failures&(d.failures-1) == 0 { // 1, 2, 4, ...
+			c.log.Warn("catalog not read; reads of this database go to the primary",
+				"database", d.database, "failures", d.failures, "error", err)
 		}
 	}
+	if d.tried.Swap(monotonic()) == 0 {
+		close(d.first)
+	}
+	d.queued.Store(false)
 }

@@ -101,7 +101,7 @@ func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth
 			return role, err
 		}
 	}
-	conn, err := l.connect(ctx, b.Address, l.monitor.Database)
+	conn, err := l.connect(ctx, b.Address, l.monitor.Database, lookupTimeout)
 	if err != nil {
 		return auth.Role{}, err
 	}
@@ -142,13 +142,13 @@ func (l *lookups) take(address string) *lookupConn {
 
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
-func (l *lookups) connect(ctx context.Context, address, database string) (*lookupConn, error) {
+func (l *lookups) connect(ctx context.Context, address, database string, timeout time.Duration) (*lookupConn, error) {
 	config, err := l.config(address, database)
 	if err != nil {
 		return nil, err
 	}
 	config.RuntimeParams["search_path"] = "pg_catalog"
-	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(lookupTimeout.Milliseconds(), 10)
+	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(timeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, err
@@ -188,24 +188,37 @@ func (l *lookups) config(address, database string) (*pgx.ConnConfig, error) {
 }
 
 // catalog reads what a database says about its functions and relations, from the
-// primary or without one from a standby.
-func (l *lookups) catalog(ctx context.Context, database string) (*lb.Catalog, error) {
-	err := errors.New("no server is up")
+// primary or without one from a standby. It returns nil when the fingerprint shows
+// that nothing has changed.
+func (l *lookups) catalog(ctx context.Context, database, last string) (cat *lb.Catalog, fingerprint string, err error) {
+	err = errors.New("no server is up")
 	for _, b := range usable(l.cluster.State()) {
-		var cat *lb.Catalog
-		if cat, err = l.catalogOf(ctx, b.Address, database); err == nil {
-			return cat, nil
+		if cat, fingerprint, err = l.catalogOf(ctx, b.Address, database, last); err == nil {
+			return cat, fingerprint, nil
 		}
 	}
-	return nil, fmt.Errorf("read catalog: %w", err)
+	return nil, "", fmt.Errorf("read catalog: %w", err)
 }
 
-func (l *lookups) catalogOf(ctx context.Context, address, database string) (*lb.Catalog, error) {
-	conn, err := l.connect(ctx, address, database)
+func (l *lookups) catalogOf(ctx context.Context, address, database, last string) (*lb.Catalog, string, error) {
+	conn, err := l.connect(ctx, address, database, catalogTimeout)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer closeLookups([]*lookupConn{conn})
+	// Taken first: what changes while the rest is read makes it old.
+	var fingerprint string
+	if err := conn.QueryRow(ctx, lb.FingerprintQuery).Scan(&fingerprint); err != nil {
+		return nil, "", fmt.Errorf("read fingerprint: %w", err)
+	}
+	if fingerprint == last {
+		return nil, fingerprint, nil
+	}
+	cat, err := readCatalog(ctx, conn.Conn)
+	return cat, fingerprint, err
+}
+
+func readCatalog(ctx context.Context, conn *pgx.Conn) (*lb.Catalog, error) {
 	rows, err := conn.Query(ctx, lb.FunctionsQuery)
 	if err != nil {
 		return nil, fmt.Errorf("read functions: %w", err)

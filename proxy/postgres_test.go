@@ -199,10 +199,10 @@ func TestPostgresConnectionIsReused(t *testing.T) {
 	if tz := conn.PgConn().ParameterStatus("TimeZone"); tz != "UTC" {
 		t.Errorf("client was told TimeZone %s", tz)
 	}
+	// The server ends an idle one: nobody notices.
+	first = visit("", "SELECT 1")
 	conn.Close(t.Context())
 	awaitIdle(t, s, 1)
-
-	// The server ends the idle one: nobody notices.
 	if err := primary.Exec(t.Context(), "postgres", fmt.Sprintf("SELECT pg_terminate_backend(%d, 10000)", first)); err != nil {
 		t.Fatal(err)
 	}

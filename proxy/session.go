@@ -101,6 +101,8 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 		_, werr := c.conn.Write(fatalResponse(err))
 		return errors.Join(err, werr)
 	}
+	// Before it is read, a function that the session calls may be anything.
+	s.env.catalog.await(s.ctx)
 	secret, unregister := sh.cancels.register(loan.pid, c.protocol32(), s)
 	defer unregister()
 	sh.add(s)

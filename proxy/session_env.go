@@ -51,16 +51,24 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 // Classify returns the verdict on a text for the session's database.
 func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 	sh := e.shared
-	v := sh.classifier.Classify(e.catalog.load(), e.settings, sql, &e.scratch)
+	cat, valid := e.catalog.get()
+	v := sh.classifier.Classify(cat, e.settings, sql, &e.scratch)
 	switch {
 	case v.Unknown:
 		e.catalog.want()
+	case v.Read && !valid:
+		return notRead(v, "the catalog is being read again")
 	case v.Read && sh.classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
-		w := *v
-		w.Read, w.Why = false, "a standby has refused it"
-		return &w
+		return notRead(v, "a standby has refused it")
 	}
 	return v
+}
+
+// notRead is a verdict that does not hold now.
+func notRead(v *lb.Verdict, why string) *lb.Verdict {
+	w := *v
+	w.Read, w.Why = false, why
+	return &w
 }
 
 // Parameter notes the settings that decide how a text is read.
