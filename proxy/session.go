@@ -148,38 +148,52 @@ func (s *clientSession) acquirePrimary() (*serverConn, error) {
 	sh := s.shared
 	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Hold.Timeout)
 	defer done()
-	var last error
+	changed := sh.cluster.Changed()
+	loan, err := s.tryPrimary(ctx)
+	if err == nil || !isTransient(err) {
+		return loan, err
+	}
+	sh.metrics.held.Inc()
+	defer sh.metrics.held.Dec()
 	for {
-		changed := sh.cluster.Changed()
-		state := sh.cluster.State()
-		if b := state.Backend(state.Primary); b != nil {
-			loan, err := sh.pools.acquire(ctx, *b, s.client)
-			if err == nil {
-				return loan, nil
-			}
-			if !isTransient(err) {
-				return nil, err
-			}
-			last = err
-			sh.poke(b.Name)
-		}
 		retry := time.NewTimer(retryPrimary)
 		select {
 		case <-changed:
 		case <-retry.C:
 		case <-ctx.Done():
-			retry.Stop()
-			if s.ctx.Err() != nil {
-				return nil, s.ctx.Err()
-			}
-			sh.log.Debug("no primary for a session", "error", last)
+		}
+		retry.Stop()
+		switch {
+		case s.ctx.Err() != nil:
+			return nil, s.ctx.Err()
+		case ctx.Err() != nil:
+			sh.log.Debug("no primary for a session", "error", err)
 			return nil, &Refusal{
 				Code:    codeCannotConnectNow,
 				Message: fmt.Sprintf("pgproxy: no primary within %v", sh.cfg.Hold.Timeout),
 			}
 		}
-		retry.Stop()
+		changed = sh.cluster.Changed()
+		if loan, err = s.tryPrimary(ctx); err == nil || !isTransient(err) {
+			return loan, err
+		}
 	}
+}
+
+// errNoPrimary tells that the state has no primary.
+var errNoPrimary = fmt.Errorf("there is no primary: %w", errBackendGone)
+
+func (s *clientSession) tryPrimary(ctx context.Context) (*serverConn, error) {
+	state := s.shared.cluster.State()
+	b := state.Backend(state.Primary)
+	if b == nil {
+		return nil, errNoPrimary
+	}
+	loan, err := s.shared.pools.acquire(ctx, *b, s.client)
+	if err != nil && isTransient(err) {
+		s.shared.poke(b.Name)
+	}
+	return loan, err
 }
 
 // retryPrimary is how long a session waits after it could not connect to the

@@ -35,6 +35,7 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	loneMemberMetrics(registry)
 	var err error
 	if m.cluster, err = newCluster(cfg); err != nil {
 		return nil, err
@@ -52,6 +53,20 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 		m.status = newStatusServer(cfg.Metrics.Listen, registry, m.usable)
 	}
 	return m, nil
+}
+
+// loneMemberMetrics are what is so while a member is alone and reads its
+// configuration once: it leads itself.
+func loneMemberMetrics(registry prometheus.Registerer) {
+	for name, help := range map[string]string{
+		"pgproxy_watchdog_leader":       "1 when this member leads.",
+		"pgproxy_watchdog_quorum":       "1 when a majority of the members is connected.",
+		"pgproxy_config_reload_success": "1 when the configuration was last read without a fault.",
+	} {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+		g.Set(1)
+		registry.MustRegister(g)
+	}
 }
 
 // newCluster makes the state of a lone member from the file.
