@@ -29,6 +29,10 @@ type Observer interface {
 	Changed() <-chan struct{} // closed at the next change
 }
 
+// firstLook is for how long after the start it is not logged that there is no
+// primary.
+const firstLook = 2 * time.Second
+
 // Reconciler proposes what Decide wants.
 type Reconciler struct {
 	cfg      Config
@@ -37,6 +41,7 @@ type Reconciler struct {
 	observer Observer
 	log      *slog.Logger
 	metrics  *metrics
+	began    time.Time // when Run did
 	waiting  repeated
 	refused  repeated
 }
@@ -52,6 +57,7 @@ func New(cfg Config, retries int, cluster Log, observer Observer, log *slog.Logg
 
 // Run reconciles until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
+	r.began = time.Now()
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
@@ -76,7 +82,9 @@ func (r *Reconciler) reconcile(ctx context.Context) {
 		Now: now, State: before, Observations: r.observer.Observations(),
 		Mode: r.cfg.Mode, Retries: r.retries, StartWait: r.cfg.StartWait,
 	})
-	if n := r.waiting.next(d.Waiting, now); n > 0 {
+	if now.Sub(r.began) < firstLook {
+		// Not all backends have been probed: nothing to complain about yet.
+	} else if n := r.waiting.next(d.Waiting, now); n > 0 {
 		r.log.Warn("no primary", "why", d.Waiting, "times", n)
 	}
 	for _, c := range d.Commands {

@@ -15,8 +15,10 @@ const (
 	None Slot = iota
 	Primary
 	Standby
-	slots
 )
+
+// slots is the size of what is indexed by Slot.
+const slots = 3
 
 // String returns the name used in scripts and logs.
 func (s Slot) String() string { return [...]string{"none", "primary", "standby"}[s] }

@@ -15,6 +15,5 @@
 // to the session's state and then gives PostgreSQL's own answer.
 //
 // Specification: PostgreSQL manual, chapter "Frontend/Backend Protocol",
-// sections "Message Flow" and "Message Formats"; DESIGN sections 5.2 to 5.5 in
-// docs/balancing.md.
+// sections "Message Flow" and "Message Formats"; docs/balancing.md.
 package session
