@@ -140,10 +140,16 @@ func TestReplicaOf(t *testing.T) {
 	}{
 		{"slot", sights(facts{slot: "s2", appName: "x"}, facts{}), []replica{{appName: "x", state: "1"}, {slot: "s2", state: "2"}}, "2"},
 		{"its own application name", sights(facts{appName: "two"}, facts{appName: "three"}), []replica{{appName: "three", state: "3"}, {appName: "two", state: "2"}}, "2"},
-		{"a shared application name, addresses", sights(facts{appName: "15/main", remote: a}, facts{appName: "15/main", remote: b}),
-			[]replica{{appName: "15/main", addr: b, state: "3"}, {appName: "15/main", addr: a, state: "2"}}, "2"},
-		{"a shared name and address: unknown", sights(facts{appName: "15/main", remote: a}, facts{appName: "15/main", remote: a}),
-			[]replica{{appName: "15/main", addr: a, state: "3"}, {appName: "15/main", addr: a, state: "2"}}, ""},
+		{
+			"a shared application name, addresses", sights(facts{appName: "15/main", remote: a}, facts{appName: "15/main", remote: b}),
+			[]replica{{appName: "15/main", addr: b, state: "3"}, {appName: "15/main", addr: a, state: "2"}},
+			"2",
+		},
+		{
+			"a shared name and address: unknown", sights(facts{appName: "15/main", remote: a}, facts{appName: "15/main", remote: a}),
+			[]replica{{appName: "15/main", addr: a, state: "3"}, {appName: "15/main", addr: a, state: "2"}},
+			"",
+		},
 		{"the name in the configuration", sights(facts{}, facts{}), []replica{{appName: "h3", state: "3"}, {appName: "h2", state: "2"}}, "2"},
 		{"a base backup under the same name", sights(facts{remote: a}, facts{}), []replica{{appName: "h2", addr: a, state: "backup"}, {appName: "h2", addr: a, state: "streaming"}}, ""},
 		{"nothing fits", sights(facts{remote: a}, facts{}), []replica{{appName: "z", addr: b, state: "3"}}, ""},

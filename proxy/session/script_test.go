@@ -52,7 +52,9 @@ func newPlay(t testing.TB) *play {
 	}
 	env := &fakeEnv{classifier: classifier, samples: &cluster.Samples{Primary: "h1", Timeline: 1}}
 	env.catalog = lb.NewCatalog([]lb.FunctionRow{
-		{Name: "count"}, {Name: "lower"}, {Name: "now"},
+		{Name: "count"},
+		{Name: "lower"},
+		{Name: "now"},
 		{Name: "nextval", Volatile: true, Argument: true},
 		{Name: "f", Volatile: true},
 	}, nil)
