@@ -8,7 +8,7 @@ import (
 
 // Protocol versions: major in the upper, minor in the lower 16 bits.
 const (
-	Version30     uint32 = 3<<16 | 0
+	Version30     uint32 = 3 << 16
 	Version32     uint32 = 3<<16 | 2
 	VersionLatest        = Version32
 )
