@@ -52,11 +52,23 @@ func Build(t *testing.T) string {
 	return path
 }
 
-// Start runs pgproxy in front of the cluster until the test ends: the primary has
-// weight 0 and the standbys 1 each; balance is balance.mode. It returns when
-// pgproxy says that all nodes are usable. At the end pgproxy must stop when it is
-// told to, with status 0.
+// Options are what a test's configuration has beside what every one needs.
+type Options struct {
+	Weights  map[string]int // by server; nil: 0 for the primary and 1 for each standby
+	Balance  string         // content of the section balance, in YAML's flow style: "mode: statement"
+	Sections string         // further sections, in YAML: "hold: {timeout: 1s}\n"
+}
+
+// Start runs pgproxy with balance as its balance.mode; see StartWith.
 func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Proxy {
+	t.Helper()
+	return StartWith(t, binary, c, Options{Balance: "mode: " + balance})
+}
+
+// StartWith runs pgproxy in front of the cluster until the test ends. It returns
+// when pgproxy says that all nodes are usable. At the end pgproxy must stop when
+// it is told to, with status 0.
+func StartWith(t *testing.T, binary string, c *pgtest.Cluster, o Options) *Proxy {
 	t.Helper()
 	port, err := pgtest.ReservePort()
 	if err != nil {
@@ -70,7 +82,7 @@ func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Prox
 	if err := c.WaitForCatchup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.start(t, writeConfig(t, c, port, balance))
+	p.start(t, writeConfig(t, c, port, o))
 	t.Cleanup(func() { p.stop(t) })
 	p.awaitReady(t, c)
 	return p
@@ -95,7 +107,7 @@ func (p *Proxy) setupSQL(t *testing.T) string {
 }
 
 // writeConfig writes the file that an administrator would write.
-func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, balance string) string {
+func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, o Options) string {
 	t.Helper()
 	dir := t.TempDir()
 	password := filepath.Join(dir, "monitor.password")
@@ -107,15 +119,18 @@ func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, balance str
 data_dir: %q
 listen: {address: %q, tls: {mode: disable}, drain: 1s}
 monitor: {user: %s, password_file: %q, database: postgres}
-balance: {mode: %s}
+balance: {%s}
 metrics: {listen: ""}
 log: {level: debug}
-backends:
-`, filepath.Join(dir, "data"), port.Address(), pgtest.MonitorUser, password, balance)
+%sbackends:
+`, filepath.Join(dir, "data"), port.Address(), pgtest.MonitorUser, password, o.Balance, o.Sections)
 	for _, s := range c.Servers {
 		weight := 1
 		if s == c.Primary() {
 			weight = 0
+		}
+		if o.Weights != nil {
+			weight = o.Weights[s.Name]
 		}
 		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: %d}\n", s.Name, s.Address(), weight)
 	}
