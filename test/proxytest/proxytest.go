@@ -5,7 +5,9 @@ package proxytest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +34,8 @@ const (
 
 // Proxy is a running pgproxy.
 type Proxy struct {
-	Port int // on 127.0.0.1
+	Port    int    // on 127.0.0.1
+	Metrics string // URL of the metrics; empty: none
 
 	binary string
 	cmd    *exec.Cmd
@@ -57,6 +60,15 @@ type Options struct {
 	Weights  map[string]int // by server; nil: 0 for the primary and 1 for each standby
 	Balance  string         // content of the section balance, in YAML's flow style: "mode: statement"
 	Sections string         // further sections, in YAML: "hold: {timeout: 1s}\n"
+
+	// Listen is the content of the section listen but for the address; empty: no TLS,
+	// and a drain of one second.
+	Listen  string
+	Metrics bool // serve them on a port of its own
+	// Backend is further content of every entry of backends: "max_connections: 3".
+	Backend string
+	// Address returns where pgproxy finds a server; nil: where the server listens.
+	Address func(*pgtest.Server) string
 }
 
 // Start runs pgproxy with balance as its balance.mode; see StartWith.
@@ -70,22 +82,55 @@ func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Prox
 // it is told to, with status 0.
 func StartWith(t *testing.T, binary string, c *pgtest.Cluster, o Options) *Proxy {
 	t.Helper()
-	port, err := pgtest.ReservePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(port.Release)
+	port := reservePort(t)
 	p := &Proxy{Port: port.Number, binary: binary, ended: make(chan error, 1), log: &logBuffer{}}
+	metrics := ""
+	if o.Metrics {
+		metrics = reservePort(t).Address()
+		p.Metrics = "http://" + metrics + "/metrics"
+	}
 	if err := c.Primary().Exec(t.Context(), "postgres", p.setupSQL(t)); err != nil {
 		t.Fatalf("run setup-sql: %v", err)
 	}
 	if err := c.WaitForCatchup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.start(t, writeConfig(t, c, port, o))
+	p.start(t, writeConfig(t, c, port.Address(), metrics, o))
 	t.Cleanup(func() { p.stop(t) })
 	p.awaitReady(t, c)
 	return p
+}
+
+func reservePort(t *testing.T) *pgtest.Port {
+	t.Helper()
+	port, err := pgtest.ReservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(port.Release)
+	return port
+}
+
+// PID returns the process id of pgproxy.
+func (p *Proxy) PID() int { return p.cmd.Process.Pid }
+
+// Terminate sends SIGTERM; the end of the test waits for the end of pgproxy.
+func (p *Proxy) Terminate(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatalf("stop pgproxy: %v", err)
+	}
+}
+
+// Wait waits for the end of pgproxy and returns what exec.Cmd.Wait said.
+func (p *Proxy) Wait(ctx context.Context) error {
+	select {
+	case err := <-p.ended:
+		p.ended <- err // for the next one
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of pgproxy: %w", ctx.Err())
+	}
 }
 
 // Address returns 127.0.0.1:port.
@@ -107,7 +152,7 @@ func (p *Proxy) setupSQL(t *testing.T) string {
 }
 
 // writeConfig writes the file that an administrator would write.
-func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, o Options) string {
+func writeConfig(t *testing.T, c *pgtest.Cluster, address, metrics string, o Options) string {
 	t.Helper()
 	dir := t.TempDir()
 	password := filepath.Join(dir, "monitor.password")
@@ -117,13 +162,14 @@ func writeConfig(t *testing.T, c *pgtest.Cluster, port *pgtest.Port, o Options) 
 	var conf strings.Builder
 	fmt.Fprintf(&conf, `name: test
 data_dir: %q
-listen: {address: %q, tls: {mode: disable}, drain: 1s}
+listen: {address: %q, %s}
 monitor: {user: %s, password_file: %q, database: postgres}
 balance: {%s}
-metrics: {listen: ""}
+metrics: {listen: %q}
 log: {level: debug}
 %sbackends:
-`, filepath.Join(dir, "data"), port.Address(), pgtest.MonitorUser, password, o.Balance, o.Sections)
+`, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s"),
+		pgtest.MonitorUser, password, o.Balance, metrics, o.Sections)
 	for _, s := range c.Servers {
 		weight := 1
 		if s == c.Primary() {
@@ -132,7 +178,11 @@ log: {level: debug}
 		if o.Weights != nil {
 			weight = o.Weights[s.Name]
 		}
-		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: %d}\n", s.Name, s.Address(), weight)
+		at := s.Address()
+		if o.Address != nil {
+			at = o.Address(s)
+		}
+		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: %d, %s}\n", s.Name, at, weight, o.Backend)
 	}
 	config := filepath.Join(dir, "pgproxy.yaml")
 	if err := os.WriteFile(config, []byte(conf.String()), 0o600); err != nil {
@@ -214,7 +264,7 @@ func (p *Proxy) Nodes(ctx context.Context) ([]map[string]string, error) {
 // stop tells pgproxy to end, and shows its log where the test has failed.
 func (p *Proxy) stop(t *testing.T) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("stop pgproxy: %v", err)
 	}
 	timeout := time.NewTimer(stopTimeout)
