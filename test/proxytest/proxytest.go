@@ -47,8 +47,13 @@ type Proxy struct {
 func Build(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pgproxy")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/pgproxy/pgproxy/cmd/pgproxy")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args := []string{"build", "-o", path}
+	cgo := "CGO_ENABLED=0"
+	if raceEnabled {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	cmd := exec.CommandContext(t.Context(), "go", append(args, "github.com/pgproxy/pgproxy/cmd/pgproxy")...)
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build pgproxy: %v\n%s", err, out)
 	}
