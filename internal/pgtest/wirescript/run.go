@@ -88,12 +88,17 @@ func (r *run) command(ctx context.Context, c command) error {
 		return r.Environment.Catchup(ctx)
 	case verbCancel:
 		return r.cancel(ctx, c.arg)
+	default:
+		conn, err := r.conn(r.current)
+		if err != nil {
+			return err
+		}
+		return r.onConn(conn, c)
 	}
-	// What is left works on the current connection.
-	conn, err := r.conn(r.current)
-	if err != nil {
-		return err
-	}
+}
+
+// onConn runs a command that works on the current connection.
+func (r *run) onConn(conn *conn, c command) error {
 	switch c.verb {
 	case verbSend:
 		return r.send(conn, c.block)
@@ -113,8 +118,9 @@ func (r *run) command(ctx context.Context, c command) error {
 	case verbClose:
 		conn.close()
 		return nil
+	default:
+		panic("BUG: command " + string(c.verb) + " was parsed but cannot run")
 	}
-	panic("BUG: command " + string(c.verb) + " was parsed but cannot run")
 }
 
 func (r *run) conn(name string) (*conn, error) {
@@ -152,8 +158,9 @@ func (r *run) open(ctx context.Context, cmd command) error {
 	case verbStartupError:
 		state, arg, _ := strings.Cut(cmd.arg, " ")
 		return r.startup(c, arg, state)
+	default: // open
+		return nil
 	}
-	return nil
 }
 
 // send encodes a block of messages and queues them in one piece.

@@ -146,10 +146,14 @@ func TestCompare(t *testing.T) {
 		{"one less", backendMessage('Z', "I"), nil, false},
 		{"other key", key("0001", "abcd"), key("0002", "efgh"), true},
 		{"longer key", key("0001", "abcd"), key("0002", "efghi"), false},
-		{"unknown process notifies", append(key("0001", "abcd"), backendMessage('A', "0001c\x00p\x00")...),
-			append(key("0002", "abcd"), backendMessage('A', "0001c\x00p\x00")...), false},
-		{"own process notifies", append(key("0001", "abcd"), backendMessage('A', "0001c\x00p\x00")...),
-			append(key("0002", "abcd"), backendMessage('A', "0002c\x00p\x00")...), true},
+		{
+			"unknown process notifies", append(key("0001", "abcd"), backendMessage('A', "0001c\x00p\x00")...),
+			append(key("0002", "abcd"), backendMessage('A', "0001c\x00p\x00")...), false,
+		},
+		{
+			"own process notifies", append(key("0001", "abcd"), backendMessage('A', "0001c\x00p\x00")...),
+			append(key("0002", "abcd"), backendMessage('A', "0002c\x00p\x00")...), true,
+		},
 		{"nonce", backendMessage('R', "\x00\x00\x00\x0br=abc,s=salt,i=4096"), backendMessage('R', "\x00\x00\x00\x0br=defg,s=salt,i=4096"), true},
 		{"salt", backendMessage('R', "\x00\x00\x00\x0br=abc,s=salt,i=4096"), backendMessage('R', "\x00\x00\x00\x0br=abc,s=tlas,i=4096"), false},
 		{"own error without source", failure("C26000", "Mtext", "Ff.c", "L1", "Rf"), failure("C26000", "Mtext"), true},
