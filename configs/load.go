@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"github.com/pgproxy/pgproxy/failover"
+	"github.com/pgproxy/pgproxy/lb"
 )
 
 // File is a configuration file that was read, with the places of its keys.
@@ -131,6 +132,9 @@ func (f *File) warn() {
 	}
 	if f.writes("pcp") {
 		ignored("pcp", "has no operator's interface")
+	}
+	if c.Balance.Transactions == lb.TransactionsUntilWrite {
+		f.AddWarning("balance.transactions", "this version keeps the reads of a read-write transaction on the primary, as with primary")
 	}
 	if f.writes("failover") && c.Failover.Mode == failover.ModeManaged {
 		f.AddWarning("failover.mode", "this version promotes no standby; managed behaves as external: a promotion made by others is followed")

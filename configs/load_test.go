@@ -328,7 +328,9 @@ func TestGoodFiles(t *testing.T) {
 			c.Monitor.PasswordFile = filepath.Join(filepath.Dir(testdata), "monitor.password")
 			c.Backends = one
 		}},
-		"balance": {want: func(c *Config) {
+		"balance": {warnings: []string{
+			"5:3: balance.transactions: this version keeps the reads of a read-write transaction on the primary, as with primary",
+		}, want: func(c *Config) {
 			c.Balance = lb.Config{
 				Mode:            lb.ModeSession,
 				Consistency:     lb.ConsistencyEventual,
