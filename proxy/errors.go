@@ -10,12 +10,9 @@ import (
 // Error Codes").
 const (
 	codeProtocolViolation    = "08P01"
-	codeConnectionFailure    = "08006"
-	codeFeatureNotSupported  = "0A000"
 	codeInvalidAuthorization = "28000"
 	codeInvalidPassword      = "28P01"
 	codeTooManyConnections   = "53300"
-	codeQueryCanceled        = "57014"
 	codeAdminShutdown        = "57P01"
 	codeCannotConnectNow     = "57P03"
 )

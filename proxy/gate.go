@@ -8,18 +8,23 @@ import (
 	"time"
 )
 
-// evictAfter is how long a connection has at least to authenticate when others
-// wait for its place.
-const evictAfter = time.Second
+// How long a connection has at least, from accept on, when others wait for its
+// place: until it has sent its first packet, which an honest client does at once,
+// and to authenticate.
+const (
+	silentFor  = 100 * time.Millisecond
+	evictAfter = time.Second
+)
 
 // gate bounds the connections that have not authenticated yet, so that a flood of
 // them costs bounded memory and does not lock out real users:
 //
 //  1. Up to the limit everyone enters.
 //  2. At the limit the listener waits; the backlog of the kernel takes the rest.
-//  3. The address that has the most half-open connections loses its oldest one as
-//     soon as that is older than evictAfter. So one address cannot take all places,
-//     and one that only connects gives way to those who authenticate at once.
+//  3. The address that has the most half-open connections loses its oldest one that
+//     is silent for longer than silentFor, or else any that is older than
+//     evictAfter. So one address cannot take all places, and one that only connects
+//     gives way to those who authenticate at once.
 type gate struct {
 	limit int
 	freed chan struct{} // of capacity 1: a place may be free
@@ -27,19 +32,32 @@ type gate struct {
 	mu struct {
 		sync.Mutex
 		n      int
-		byAddr map[netip.Prefix]*list.List // of *halfOpen, oldest first
+		byAddr map[netip.Prefix]*line
 	}
 }
 
-// halfOpen is one connection inside the gate.
-type halfOpen struct {
+// line is the half-open connections of one address, each list with the oldest
+// first. Its fields are guarded by gate.mu.
+type line struct {
+	silent, spoken list.List // of *place
+}
+
+// place is one connection inside the gate.
+type place struct {
+	gate  *gate
+	key   netip.Prefix
 	since time.Time
 	evict func() // does not block
+
+	// Guarded by gate.mu.
+	line *line
+	list *list.List // the one of line's that holds at; nil: evicted or left
+	at   *list.Element
 }
 
 func newGate(limit int) *gate {
 	g := &gate{limit: max(limit, 1), freed: make(chan struct{}, 1)}
-	g.mu.byAddr = make(map[netip.Prefix]*list.List)
+	g.mu.byAddr = make(map[netip.Prefix]*line)
 	return g
 }
 
@@ -52,12 +70,12 @@ func (g *gate) count() int {
 
 // enter waits for a place. evict is called, at most once, when the connection loses
 // it; leave must be called in any case. The error is ctx's.
-func (g *gate) enter(ctx context.Context, addr netip.Addr, evict func()) (leave func(), err error) {
-	key := network(addr)
+func (g *gate) enter(ctx context.Context, addr netip.Addr, evict func()) (*place, error) {
+	p := &place{gate: g, key: network(addr), evict: evict}
 	for {
-		leave, wait := g.try(key, evict)
-		if leave != nil {
-			return leave, nil
+		wait := g.try(p)
+		if wait <= 0 {
+			return p, nil
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -72,39 +90,63 @@ func (g *gate) enter(ctx context.Context, addr netip.Addr, evict func()) (leave 
 }
 
 // try takes a place, by eviction where it must; else wait is when to try again.
-func (g *gate) try(key netip.Prefix, evict func()) (leave func(), wait time.Duration) {
+func (g *gate) try(p *place) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
+	p.since = time.Now()
 	if g.mu.n >= g.limit {
-		victims := g.heaviest()
-		oldest := victims.Front().Value.(*halfOpen)
-		if wait = evictAfter - now.Sub(oldest.since); wait > 0 {
-			return nil, wait
+		victim, wait := g.heaviest().victim(p.since)
+		if wait > 0 {
+			return wait
 		}
-		victims.Remove(victims.Front())
-		g.mu.n--
-		oldest.evict()
+		g.remove(victim)
+		victim.evict()
 	}
-	line := g.mu.byAddr[key]
-	if line == nil {
-		line = list.New()
-		g.mu.byAddr[key] = line
+	p.line = g.mu.byAddr[p.key]
+	if p.line == nil {
+		p.line = new(line)
+		g.mu.byAddr[p.key] = p.line
 	}
 	g.mu.n++
-	h := &halfOpen{since: now, evict: evict}
-	at := line.PushBack(h)
-	return func() { g.leave(key, line, at) }, 0
+	p.list = &p.line.silent
+	p.at = p.list.PushBack(p)
+	return 0
 }
 
-func (g *gate) leave(key netip.Prefix, line *list.List, at *list.Element) {
-	g.mu.Lock()
-	before := line.Len()
-	line.Remove(at) // does nothing when it was evicted
-	g.mu.n -= before - line.Len()
-	if line.Len() == 0 && g.mu.byAddr[key] == line {
-		delete(g.mu.byAddr, key)
+// victim returns who has to go, or how long there will be none yet. The line is not
+// empty.
+func (l *line) victim(now time.Time) (p *place, wait time.Duration) {
+	wait = evictAfter
+	if at := l.silent.Front(); at != nil {
+		p = at.Value.(*place)
+		if wait = silentFor - now.Sub(p.since); wait <= 0 {
+			return p, 0
+		}
 	}
+	if at := l.spoken.Front(); at != nil {
+		p = at.Value.(*place)
+		wait = min(wait, evictAfter-now.Sub(p.since))
+	}
+	return p, wait
+}
+
+// spoke tells that the connection has sent its first packet. Places that spoke later
+// stand behind although they may be older, by silentFor at most while others wait.
+func (p *place) spoke() {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if p.list == &p.line.silent {
+		p.list.Remove(p.at)
+		p.list = &p.line.spoken
+		p.at = p.list.PushBack(p)
+	}
+}
+
+// leave gives the place back, if it was not lost.
+func (p *place) leave() {
+	g := p.gate
+	g.mu.Lock()
+	g.remove(p)
 	g.mu.Unlock()
 	select {
 	case g.freed <- struct{}{}:
@@ -112,18 +154,45 @@ func (g *gate) leave(key netip.Prefix, line *list.List, at *list.Element) {
 	}
 }
 
-// heaviest returns the line of the address with the most connections, and of these
-// the one whose first is oldest. It walks over at most limit addresses.
-func (g *gate) heaviest() *list.List {
-	var heaviest *list.List
-	for _, line := range g.mu.byAddr {
-		if heaviest == nil || line.Len() > heaviest.Len() ||
-			line.Len() == heaviest.Len() && line.Len() > 0 &&
-				line.Front().Value.(*halfOpen).since.Before(heaviest.Front().Value.(*halfOpen).since) {
-			heaviest = line
+// remove takes a connection out, once; the lock is held.
+func (g *gate) remove(p *place) {
+	if p.list == nil {
+		return
+	}
+	p.list.Remove(p.at)
+	p.list = nil
+	g.mu.n--
+	if p.line.len() == 0 {
+		delete(g.mu.byAddr, p.key)
+	}
+}
+
+func (l *line) len() int { return l.silent.Len() + l.spoken.Len() }
+
+// heaviest returns the line of the address with the most connections. It walks over
+// at most limit addresses.
+func (g *gate) heaviest() *line {
+	var heaviest *line
+	for _, l := range g.mu.byAddr {
+		if heaviest == nil || l.len() > heaviest.len() || l.len() == heaviest.len() && l.oldest().Before(heaviest.oldest()) {
+			heaviest = l
 		}
 	}
 	return heaviest
+}
+
+// oldest returns when the first connection of the line entered.
+func (l *line) oldest() time.Time {
+	var oldest time.Time
+	for _, at := range []*list.Element{l.silent.Front(), l.spoken.Front()} {
+		if at == nil {
+			continue
+		}
+		if since := at.Value.(*place).since; oldest.IsZero() || since.Before(oldest) {
+			oldest = since
+		}
+	}
+	return oldest
 }
 
 // network is what counts as one address: an IPv4 address, an IPv6 /64, all Unix

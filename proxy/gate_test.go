@@ -16,33 +16,44 @@ var (
 func TestGateEvictsTheOldestOfTheHeaviest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(3)
-		enter := func(addr netip.Addr) (evicted *bool, leave func()) {
-			evicted = new(bool)
-			leave, err := g.enter(t.Context(), addr, func() { *evicted = true })
+		var evicted string
+		enter := func(name string, addr netip.Addr) *place {
+			p, err := g.enter(t.Context(), addr, func() { evicted += name })
 			if err != nil {
 				t.Fatal(err)
 			}
-			return evicted, leave
+			return p
 		}
-		user, leaveUser := enter(honest)
-		first, leaveFirst := enter(attacker)
-		second, _ := enter(attacker)
-		began := time.Now()
-		third, _ := enter(attacker)
-		if waited := time.Since(began); waited != evictAfter {
-			t.Errorf("waited %v for a place, want %v", waited, evictAfter)
+		waited := func(want time.Duration, f func()) {
+			t.Helper()
+			began := time.Now()
+			f()
+			if got := time.Since(began); got != want {
+				t.Errorf("waited %v for a place, want %v", got, want)
+			}
 		}
-		if *user || !*first || *second || *third {
-			t.Errorf("evicted: user %v, attacker's %v %v %v", *user, *first, *second, *third)
+		user := enter("u", honest)
+		first, second := enter("1", attacker), enter("2", attacker)
+		second.spoke()
+		waited(silentFor, func() { enter("3", attacker) })
+		if evicted != "1" {
+			t.Errorf("evicted %s", evicted)
 		}
-		leaveFirst() // its goroutine ends; the place was given away already
-		leaveUser()
-		began = time.Now()
-		if enter(honest); time.Since(began) != 0 {
-			t.Errorf("waited although a place was free")
+		first.spoke() // too late
+		first.leave() // its goroutine ends; the place was given away already
+		waited(silentFor, func() { enter("4", attacker).spoke() })
+		if evicted != "13" {
+			t.Errorf("evicted %s", evicted)
 		}
-		if g.mu.n != 3 {
-			t.Errorf("%d inside, want 3", g.mu.n)
+		// 2 and 4 have spoken: 2 has to go when it is old enough.
+		waited(evictAfter-2*silentFor, func() { enter("5", attacker) })
+		if evicted != "132" {
+			t.Errorf("evicted %s", evicted)
+		}
+		user.leave()
+		waited(0, func() { enter("v", honest) })
+		if g.count() != 3 {
+			t.Errorf("%d inside, want 3", g.count())
 		}
 	})
 }
@@ -50,11 +61,12 @@ func TestGateEvictsTheOldestOfTheHeaviest(t *testing.T) {
 func TestGateWaitsForOneThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(1)
-		leave, err := g.enter(t.Context(), honest, func() { t.Error("evicted") })
+		p, err := g.enter(t.Context(), honest, func() { t.Error("evicted") })
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(evictAfter/2, leave)
+		p.spoke()
+		time.AfterFunc(evictAfter/2, p.leave)
 		began := time.Now()
 		if _, err := g.enter(t.Context(), honest, nil); err != nil {
 			t.Fatal(err)
@@ -66,6 +78,9 @@ func TestGateWaitsForOneThatLeaves(t *testing.T) {
 		cancel()
 		if _, err := g.enter(ctx, honest, nil); err == nil {
 			t.Error("entered after the end")
+		}
+		if p.leave(); g.count() != 1 {
+			t.Errorf("%d inside after one left twice", g.count())
 		}
 	})
 }

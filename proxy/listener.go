@@ -103,9 +103,19 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	return l, nil
 }
 
+// newcomer is a connection that has passed the gate and is to be started.
+type newcomer struct {
+	conn  net.Conn
+	place *place
+	// ctx bounds the startup: its cause is errEvicted when the place is lost. end frees
+	// it.
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
 // accept gives connections that have passed the gate to serve until ctx ends or the
 // listener breaks.
-func (s *Server) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, conn net.Conn, leave func())) error {
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcomer)) error {
 	var failing bool
 	for {
 		conn, err := l.Accept()
@@ -133,17 +143,14 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(ctx cont
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 			addr = a.AddrPort().Addr()
 		}
-		half, evict := context.WithCancelCause(ctx)
-		leave, err := s.gate.enter(ctx, addr, func() { evict(errEvicted) })
-		if err != nil {
+		n := newcomer{conn: conn}
+		n.ctx, n.end = context.WithCancelCause(ctx)
+		if n.place, err = s.gate.enter(ctx, addr, func() { n.end(errEvicted) }); err != nil {
 			_ = conn.Close()
-			evict(nil)
+			n.end(nil)
 			return nil
 		}
-		serve(half, conn, func() {
-			leave()
-			evict(nil)
-		})
+		serve(n)
 	}
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +22,7 @@ func (s *Server) serveReplication(ctx context.Context, c *client) error {
 	defer context.AfterFunc(ctx, func() { _ = c.raw.Close() })()
 	sc, err := s.dedicated(ctx, c)
 	if err != nil {
-		writeLast(c.conn, fatalOf(err))
+		writeLast(c.conn, fatalResponse(err))
 		return err
 	}
 	defer sc.Close()
@@ -66,20 +65,6 @@ func (s *Server) dedicated(ctx context.Context, c *client) (*serverConn, error) 
 type loanTarget struct{ sc *serverConn }
 
 func (t loanTarget) cancelTarget() *serverConn { return t.sc }
-
-// fatalOf returns the message that tells a client why it gets no server: the
-// server's own where it said something.
-func fatalOf(err error) []byte {
-	if e, ok := errors.AsType[*ServerError](err); ok {
-		return e.Raw
-	}
-	if e, ok := errors.AsType[*Refusal](err); ok {
-		return e.encode(pgwire.SeverityFatal)
-	}
-	// The client learns no address: the error stands in the log.
-	return pgwire.AppendError(nil, pgwire.SeverityFatal, codeConnectionFailure,
-		"pgproxy: could not connect to the server", "", "")
-}
 
 // closeWrite ends the stream to a peer and leaves the other direction open.
 func closeWrite(conn net.Conn) {

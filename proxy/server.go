@@ -175,8 +175,8 @@ func (s *Server) Run(ctx context.Context) error {
 	pooled.Go(func() { s.sessions.run(pooling) })
 	for _, l := range listeners {
 		accepts.Go(func() {
-			if err := s.accept(accepting, l, func(starting context.Context, conn net.Conn, leave func()) {
-				conns.Go(func() { s.serve(starting, serving, conn, leave) })
+			if err := s.accept(accepting, l, func(n newcomer) {
+				conns.Go(func() { s.serve(serving, n) })
 			}); err != nil {
 				stopAccepting(err)
 			}
@@ -205,18 +205,18 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// serve carries one connection from accept to its end. starting bounds its startup,
-// serving its session; leave frees its place among the half-open ones.
-func (s *Server) serve(starting, serving context.Context, conn net.Conn, leave func()) {
-	c := &client{conn: conn, raw: conn}
+// serve carries one connection from accept to its end. ctx bounds its session.
+func (s *Server) serve(ctx context.Context, n newcomer) {
+	c := &client{conn: n.conn, raw: n.conn}
 	defer func() { _ = c.conn.Close() }()
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+	if a, ok := n.conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = a.AddrPort()
 	} else {
 		c.local = true
 	}
-	err := s.start(starting, c)
-	leave()
+	err := s.start(n, c)
+	n.place.leave()
+	n.end(nil)
 	if err != nil {
 		if !errors.Is(err, errSilent) {
 			s.log.Info("client refused", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
@@ -230,17 +230,17 @@ func (s *Server) serve(starting, serving context.Context, conn net.Conn, leave f
 	if c.replication != pgwire.ReplicationNone {
 		run = s.serveReplication
 	}
-	if err := run(serving, c); err != nil {
+	if err := run(ctx, c); err != nil {
 		s.log.Debug("session ended", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
 	}
 }
 
 // start brings a connection up to AuthenticationOk and counts it as a client.
-func (s *Server) start(ctx context.Context, c *client) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Listen.Startup.Timeout, errStartupTimeout)
+func (s *Server) start(n newcomer, c *client) error {
+	ctx, cancel := context.WithTimeoutCause(n.ctx, s.cfg.Listen.Startup.Timeout, errStartupTimeout)
 	defer cancel()
 	release := bound(ctx, c.raw)
-	st := &startup{server: s, client: c}
+	st := &startup{server: s, client: c, spoke: n.place.spoke}
 	err := st.run(ctx)
 	if late := release(); late != nil {
 		err = late

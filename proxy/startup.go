@@ -28,6 +28,7 @@ const firstRead = 9
 type startup struct {
 	server *Server
 	client *client
+	spoke  func() // the client has sent its first packet
 	tls    bool
 	info   auth.ConnInfo
 
@@ -64,6 +65,7 @@ func (s *startup) startupPacket(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.spoke()
 		if first && head[0] == 0x16 { // the type of a TLS handshake record
 			if err := s.directTLS(ctx, head); err != nil {
 				return nil, err

@@ -296,7 +296,7 @@ func TestHalfOpenFlood(t *testing.T) {
 	cfg.Listen.Startup.MaxHalfOpen = 4
 	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
 	var flood []net.Conn
-	for range 10 {
+	for range 100 {
 		flood = append(flood, dialTest(t, s.Addr()))
 	}
 	// It waits behind the flood, and gets in although nobody of the flood gives up.
