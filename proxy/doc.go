@@ -1,3 +1,42 @@
 // Package proxy is the data path: it accepts clients, authenticates them, and
 // runs their sessions on server connections from its pools.
+//
+// It does not decide which server is the primary or whether one is up (it follows
+// the cluster's State), what a statement is (package lb), or what a session does
+// with a message (package session, which has no I/O). Server.Run drives it;
+// cmd/pgproxy makes it.
+//
+// A connection passes through the files in this order: listener, gate, startup
+// (with tls and package auth), server (admit), session with its server connections
+// from pool and login, or replication; cancel for one that only carries a
+// CancelRequest.
+//
+// Specification: PostgreSQL manual, chapter "Frontend/Backend Protocol"; where it is
+// silent, PostgreSQL's postmaster.c, auth.c and libpq's fe-connect.c.
+//
+// # Goroutines
+//
+//	name                owner of                      fed by                       ends when
+//	Server.Run          listeners, draining           its context                  all others have ended
+//	Server.accept       one listener                  the kernel, the gate         its listener is closed
+//	Server.serve        one client: its startup,      the client's bytes           the client is gone, evicted (startup),
+//	                    then the reader of its                                     or drained
+//	                    session
+//	readServer          the reading side of one       the server's bytes           the loan is given back or broken
+//	                    server connection in a slot
+//	attach, giveBack,   one step of a session that    the session's core           the step is done; the session waits
+//	awaitSamples        must not block its reader                                  for them
+//	serveReplication    one direction of a            the client's bytes           either side is gone
+//	                    replication client
+//	pools.run           the upkeep of the pools       Cluster.Changed, a ticker    after the last session
+//	pools.clean         one link that is reset        its release                  it is clean or closed; pools.run waits
+//	sessions.run        the routing                   Cluster.Changed, a ticker    after the last session
+//	catalogs.run        the readers of catalogs       sessions that miss one       after the last session
+//
+// A link belongs to the pools while it is idle, to pools.clean while it is reset,
+// and to the session while it is lent; only the pools may close it under a session
+// (when its backend is lost), and only the cancel registry reads its key meanwhile.
+// Everything that several goroutines use is behind a mutex (pools, gate,
+// cancelRegistry, lookups, frontTLS, the session's mu) that is never held across I/O,
+// or immutable (dialer, client after its startup, cluster.State).
 package proxy
