@@ -37,6 +37,6 @@
 // and to the session while it is lent; only the pools may close it under a session
 // (when its backend is lost), and only the cancel registry reads its key meanwhile.
 // Everything that several goroutines use is behind a mutex (pools, gate,
-// cancelRegistry, lookups, frontTLS, the session's mu) that is never held across I/O,
-// or immutable (dialer, client after its startup, cluster.State).
+// cancelRegistry, lookups, the session's mu) that is never held across I/O,
+// or immutable (dialer, identity, client after its startup, cluster.State).
 package proxy

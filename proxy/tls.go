@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgproxy/pgproxy/proxy/auth"
@@ -17,34 +17,10 @@ import (
 // Encryption"): optional after SSLRequest, required for direct TLS.
 const alpn = "postgresql"
 
-// watchedFiles tells whether files were replaced: mtime or size differ.
-type watchedFiles struct {
-	paths []string
-	seen  []fileStamp
-}
-
-type fileStamp struct {
+// stamps tell whether the files of an identity were replaced.
+type stamps [3]struct {
 	mtime time.Time
 	size  int64
-}
-
-// changed reports that a file differs from the last call's. A file that cannot be
-// read now counts as unchanged: it is being replaced.
-func (w *watchedFiles) changed() bool {
-	seen := make([]fileStamp, len(w.paths))
-	differs := w.seen == nil
-	for i, path := range w.paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return false
-		}
-		seen[i] = fileStamp{mtime: info.ModTime(), size: info.Size()}
-		differs = differs || seen[i] != w.seen[i]
-	}
-	if differs {
-		w.seen = seen
-	}
-	return differs
 }
 
 // identity is a certificate with all that is shown and demanded with it. It is
@@ -52,19 +28,15 @@ func (w *watchedFiles) changed() bool {
 type identity struct {
 	config  *tls.Config
 	binding auth.ChannelBinding
+	read    stamps // of the files when they were last read
 }
 
 // frontTLS is the listener's side of TLS. New files are taken for the next
 // handshake, without a restart.
 type frontTLS struct {
-	cfg TLSConfig
-	log *slog.Logger
-
-	mu struct {
-		sync.Mutex
-		files   watchedFiles
-		current *identity
-	}
+	cfg     TLSConfig
+	log     *slog.Logger
+	current atomic.Pointer[identity]
 }
 
 // newFrontTLS returns nil when the listener has no TLS.
@@ -73,32 +45,52 @@ func newFrontTLS(cfg TLSConfig, log *slog.Logger) (*frontTLS, error) {
 		return nil, nil
 	}
 	f := &frontTLS{cfg: cfg, log: log}
-	f.mu.files.paths = []string{cfg.CertFile, cfg.KeyFile}
-	if cfg.ClientCAFile != "" {
-		f.mu.files.paths = append(f.mu.files.paths, cfg.ClientCAFile)
+	now, err := f.stat()
+	if err != nil {
+		return nil, fmt.Errorf("read certificate: %w", err)
 	}
-	f.mu.files.changed()
-	var err error
-	f.mu.current, err = f.load()
-	return f, err
+	id, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	id.read = now
+	f.current.Store(id)
+	return f, nil
 }
 
-// identity returns what the next handshake shows.
+// identity returns what the next handshake shows: new files, once they can be read,
+// else the old ones.
 func (f *frontTLS) identity() *identity {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.mu.files.changed() {
-		return f.mu.current
+	current := f.current.Load()
+	now, err := f.stat()
+	if err != nil || now == current.read {
+		return current // while it is being replaced, a file may be missing
 	}
 	next, err := f.load()
 	if err != nil {
 		// Half of a replacement, perhaps: the next change is looked at again.
 		f.log.Error("certificate not reloaded, the old one stays", "error", err)
-		return f.mu.current
+		next = &identity{config: current.config, binding: current.binding}
+	} else {
+		f.log.Info("certificate reloaded", "file", f.cfg.CertFile)
 	}
-	f.log.Info("certificate reloaded", "file", f.cfg.CertFile)
-	f.mu.current = next
+	next.read = now
+	f.current.Store(next)
 	return next
+}
+
+func (f *frontTLS) stat() (s stamps, err error) {
+	for i, path := range []string{f.cfg.CertFile, f.cfg.KeyFile, f.cfg.ClientCAFile} {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return s, err
+		}
+		s[i].mtime, s[i].size = info.ModTime(), info.Size()
+	}
+	return s, nil
 }
 
 func (f *frontTLS) load() (*identity, error) {
