@@ -127,8 +127,12 @@ func (sc *serverConn) Close() error {
 	return err
 }
 
+// errTooLong tells that a message is larger than its reader takes.
+var errTooLong = errors.New("more than")
+
 // readMessage reads one message and nothing beyond it. body is valid until the
-// next call with the same buffer. A body above limit bytes is an error.
+// next call with the same buffer. A body above limit bytes is
+// errTooLong.
 func readMessage(r io.Reader, buf *[]byte, limit int) (typ byte, body []byte, err error) {
 	if cap(*buf) < pgwire.HeaderLen {
 		*buf = make([]byte, 1024)
@@ -143,7 +147,7 @@ func readMessage(r io.Reader, buf *[]byte, limit int) (typ byte, body []byte, er
 	}
 	n -= pgwire.HeaderLen
 	if n > limit {
-		return typ, nil, fmt.Errorf("read message %q: %d bytes, more than %d", typ, n, limit)
+		return typ, nil, fmt.Errorf("read message %q: %d bytes, %w %d", typ, n, errTooLong, limit)
 	}
 	if cap(*buf) < n {
 		*buf = make([]byte, n)

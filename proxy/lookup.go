@@ -250,9 +250,8 @@ func queryRole(ctx context.Context, conn *pgx.Conn, query, user string) (auth.Ro
 		return auth.Role{}, err
 	}
 	role := auth.Role{Name: user, Exists: true, CanLogin: canLogin.Bool}
-	if role.Verifier, err = auth.ParseVerifier(verifier.String); err != nil {
-		return auth.Role{}, err
-	}
+	// A verifier of an unknown kind lets nobody in, as in PostgreSQL.
+	role.Verifier, _ = auth.ParseVerifier(verifier.String)
 	switch {
 	case !until.Valid || until.InfinityModifier == pgtype.Infinity:
 	case until.InfinityModifier == pgtype.NegativeInfinity:

@@ -310,6 +310,7 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 		}
 		return
 	case err != nil:
+		s.shared.log.Debug("no server connection for a session", "slot", slot.String(), "session", s.id, "error", err)
 		if slot == session.Standby {
 			s.env.avoid(backend)
 		}
@@ -460,5 +461,5 @@ func refusalOf(err error) *Refusal {
 	if errors.Is(err, context.Canceled) {
 		return &Refusal{Code: codeAdminShutdown, Message: "pgproxy: shutting down"}
 	}
-	return &Refusal{Code: codeCannotConnectNow, Message: "pgproxy: cannot connect to the server: " + err.Error()}
+	return &Refusal{Code: codeCannotConnectNow, Message: "pgproxy: cannot connect to the server"} // why is the log's
 }

@@ -2,14 +2,18 @@ package proxy
 
 import (
 	"net"
+	"sync"
 
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 // Sizes of the driver's buffers, in bytes.
 const (
-	clientBuffer = 8 << 10
-	serverBuffer = 16 << 10
+	// smallBuffer is what a connection has while little comes; it holds the largest
+	// server message that the core waits for as a whole.
+	smallBuffer = 9 << 10
+	// bulkBuffer is what the reader of a server has while reads fill its buffer.
+	bulkBuffer = 64 << 10
 	// maxQueued is how much may wait for a peer to which another goroutine is writing
 	// before the goroutine that adds to it waits too.
 	maxQueued = 256 << 10
@@ -132,7 +136,7 @@ func writeAll(conn net.Conn, pieces [][]byte) error {
 
 // readClient moves the client's bytes until the session is over.
 func (s *clientSession) readClient() {
-	buf := make([]byte, clientBuffer)
+	buf := make([]byte, smallBuffer)
 	n := 0
 	var o outputs
 	for {
@@ -155,8 +159,8 @@ func (s *clientSession) readClient() {
 			grown := make([]byte, max(2*len(buf), session.MinBuffer))
 			copy(grown, buf)
 			buf = grown
-		} else if n == 0 && len(buf) > clientBuffer {
-			buf = make([]byte, clientBuffer)
+		} else if n == 0 && len(buf) > smallBuffer {
+			buf = make([]byte, smallBuffer)
 		}
 		r, err := s.client.conn.Read(buf[n:])
 		n += r
@@ -195,10 +199,12 @@ func (s *clientSession) awaitProgress() bool {
 // back.
 func (s *clientSession) readServer(slot session.Slot, sv *server) {
 	defer close(sv.read)
-	buf := make([]byte, serverBuffer)
+	buffer := readBuffer{small: make([]byte, smallBuffer), pool: &s.shared.bulk}
+	defer buffer.free()
 	n := 0
 	var o outputs
 	for {
+		buf := buffer.bytes()
 		r, err := sv.conn.Read(buf[n:])
 		s.mu.Lock()
 		n += r
@@ -216,8 +222,49 @@ func (s *clientSession) readServer(slot session.Slot, sv *server) {
 		if err != nil {
 			return
 		}
+		filled := n
 		n = copy(buf, buf[done:n])
+		buffer.adapt(filled, n)
 		s.throttle()
+	}
+}
+
+// readBuffer is the buffer of a server's reader: small, and a large one from the
+// pool while reads fill it.
+type readBuffer struct {
+	small []byte
+	bulk  *[bulkBuffer]byte // nil: not in use
+	pool  *sync.Pool
+}
+
+// bytes returns the buffer for the next read.
+func (b *readBuffer) bytes() []byte {
+	if b.bulk != nil {
+		return b.bulk[:]
+	}
+	return b.small
+}
+
+// adapt chooses the buffer for the next read by how much the last one has put
+// into it; the first n bytes are kept.
+func (b *readBuffer) adapt(filled, n int) {
+	switch {
+	case b.bulk == nil && filled == len(b.small):
+		b.bulk, _ = b.pool.Get().(*[bulkBuffer]byte)
+		if b.bulk == nil {
+			b.bulk = new([bulkBuffer]byte)
+		}
+		copy(b.bulk[:], b.small[:n])
+	case b.bulk != nil && filled <= len(b.small):
+		copy(b.small, b.bulk[:n])
+		b.free()
+	}
+}
+
+func (b *readBuffer) free() {
+	if b.bulk != nil {
+		b.pool.Put(b.bulk)
+		b.bulk = nil
 	}
 }
 

@@ -42,6 +42,7 @@ type sessions struct {
 	routing  atomic.Pointer[routing]
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
+	bulk         sync.Pool  // of *[bulkBuffer]byte
 	wheel        lb.Wheel   // over all servers, for the first choice of a session
 	standbyWheel lb.Wheel   // over the standbys
 	starting     func() int // connections that have not authenticated yet

@@ -284,6 +284,11 @@ func (s *startup) authenticate(ctx context.Context) error {
 			return nil
 		}
 		typ, body, err := readMessage(c.conn, &buf, step.MaxBody)
+		if errors.Is(err, errTooLong) {
+			if fail := x.Oversized(); fail != nil {
+				return fail
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("read authentication: %w: %w", err, errSilent)
 		}

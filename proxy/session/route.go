@@ -72,8 +72,10 @@ func (c *Core) readQuery(v *lb.Verdict) bool {
 	return false
 }
 
+// beginsReadOnly reports BEGIN READ ONLY, also of REPEATABLE READ: a standby has
+// snapshots, too.
 func beginsReadOnly(v *lb.Verdict) bool {
-	return v.Statements == 1 && v.Effects == lb.EffectBegin|lb.EffectReadOnly
+	return v.Statements == 1 && v.Effects&^lb.EffectIsolation == lb.EffectBegin|lb.EffectReadOnly
 }
 
 // controls reports that a message may run inside a read-only transaction on a
