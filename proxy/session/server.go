@@ -309,12 +309,7 @@ func (s *server) beginCopyIn() {
 // completed applies the effects of a statement that was successful.
 func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 	c.env.Completed(slot, tag)
-	switch string(tag) {
-	case "COMMIT":
-		c.journal.committed = true
-	case "ROLLBACK":
-		c.journal.rolledBack = true
-	}
+	c.transactionEnded(slot, e.verdict, tag)
 	if e.kind == pgwire.Execute && e.verdict != nil {
 		c.applyEffects(slot, e.verdict, e.st.sqlText())
 	}

@@ -42,8 +42,7 @@ type journal struct {
 	// unsettled are those of the open transaction; they count when it commits.
 	unsettled []setting
 	savepoint bool // the open transaction has savepoints: what is undone is not known
-
-	committed, rolledBack, failed bool // seen since the batch or transaction began
+	failed    bool // an error has come since the batch began
 }
 
 // setting is one statement of the journal.
@@ -88,11 +87,31 @@ func (j *journal) size() int {
 	return n
 }
 
-// settle decides about the settings of a transaction or batch that is over.
+// transactionEnded takes the end of a transaction from a command tag. A batch may
+// hold several, and with AND CHAIN no ReadyForQuery tells of it.
+func (c *Core) transactionEnded(slot Slot, v *lb.Verdict, tag []byte) {
+	j := &c.journal
+	switch string(tag) {
+	case "SAVEPOINT":
+		j.savepoint = true
+	case "COMMIT":
+		c.settle(slot)
+	case "ROLLBACK": // or ROLLBACK TO, which has the same tag
+		switch {
+		case v != nil && v.Effects&(lb.EffectEnd|lb.EffectSavepoint) == lb.EffectEnd:
+			j.unsettled, j.savepoint = j.unsettled[:0], false
+		case v != nil && v.Effects&lb.EffectEnd == 0:
+		case len(j.unsettled) > 0:
+			c.pins |= pinUnknown
+		}
+	}
+}
+
+// settle takes the settings of a transaction or batch that is over, and was not
+// rolled back, into the journal; those of one that failed go.
 func (c *Core) settle(slot Slot) {
 	j := &c.journal
-	undone := j.rolledBack || (j.failed && !j.committed)
-	if len(j.unsettled) > 0 && !undone {
+	if len(j.unsettled) > 0 && !j.failed {
 		if j.savepoint {
 			c.pins |= pinUnknown
 		}
@@ -109,7 +128,7 @@ func (c *Core) settle(slot Slot) {
 		}
 	}
 	j.unsettled = j.unsettled[:0]
-	j.savepoint, j.committed, j.rolledBack = false, false, false
+	j.savepoint = false
 }
 
 // applySettings brings a server to the session's settings, before a batch.
@@ -152,9 +171,6 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	}
 	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover) != 0 {
 		s.leftover = true
-	}
-	if v.Effects&lb.EffectSavepoint != 0 {
-		c.journal.savepoint = true
 	}
 }
 
