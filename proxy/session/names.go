@@ -107,7 +107,11 @@ func (n *names) remove(o *op) bool {
 	o.pending = false
 	for i := range n.ops {
 		if n.ops[i] == o {
-			n.ops = append(n.ops[:i], n.ops[i+1:]...)
+			if i == 0 { // most often: answers come in order
+				n.ops[0], n.ops = nil, n.ops[1:]
+			} else {
+				n.ops = append(n.ops[:i], n.ops[i+1:]...)
+			}
 			return true
 		}
 	}

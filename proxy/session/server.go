@@ -78,8 +78,13 @@ func (s *server) pop() expect {
 	e := s.ring[s.head]
 	s.ring[s.head] = expect{}
 	s.head++
-	if s.head == len(s.ring) {
+	switch {
+	case s.head == len(s.ring):
 		s.ring, s.head = s.ring[:0], 0
+	case s.head >= 64 && 2*s.head >= len(s.ring): // a pipeline may never be empty
+		n := copy(s.ring, s.ring[s.head:])
+		clear(s.ring[n:])
+		s.ring, s.head = s.ring[:n], 0
 	}
 	if !e.inject && e.kind != copyEnd {
 		s.live--
@@ -215,7 +220,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		return slot == Primary // nothing was asked: the client may know better
 	}
 	forward := !e.inject
-	if c.account(slot, s, e, typ, body) && s.next() == e {
+	if c.account(slot, s, e, typ, body) { // which may have moved what e points to
 		s.pop()
 	}
 	if forward && slot == Primary && c.sent.skip > 0 {
@@ -319,11 +324,15 @@ func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 	s := &c.server[slot]
 	e := s.next()
-	if e == nil || len(body) != 1 {
+	if len(body) != 1 {
+		return slot == Primary
+	}
+	s.tx, s.copyIn = body[0], false
+	if e == nil { // of a Sync that the server was expected to ignore
+		s.skipping = false
 		return slot == Primary
 	}
 	done := s.pop()
-	s.tx, s.copyIn = body[0], false
 	if done.inject {
 		if s.tx == pgwire.TxIdle {
 			s.rollingBack = false
@@ -386,7 +395,6 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		return false
 	}
 	mine := e.inject
-	c.journal.failed = true
 	e.failed = true
 	if e.kind != pgwire.Query && e.kind != pgwire.FunctionCall && e.kind != pgwire.Sync {
 		c.skipOwed(s)
@@ -397,6 +405,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if mine {
 		return false
 	}
+	c.journal.failed = true
 	c.sent.skip = 0
 	c.env.Failed(slot, false)
 	return true
