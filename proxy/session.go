@@ -257,8 +257,9 @@ func (s *clientSession) follow() {
 }
 
 // maxSampleWait bounds how long a read waits for a sample instead of going to the
-// primary.
-const maxSampleWait = 50 * time.Millisecond
+// primary. Where 64 sessions keep every core busy, 99 of 100 samples with their
+// replay take less than 65 ms (measured on two cores).
+const maxSampleWait = 100 * time.Millisecond
 
 // awaitSamples has the core look again with each new sample, until it does not
 // wait any more or the time is over.
