@@ -122,6 +122,28 @@ func (s *server) setVersion(name string, v uint64) {
 	}
 }
 
+// deallocated notes that the server has dropped a named statement, or all of them
+// (""). What was sent behind that was counted as done already, and still is.
+func (s *server) deallocated(name string) {
+	if name == "" {
+		clear(s.names)
+	} else {
+		delete(s.names, name)
+	}
+	for i := s.head; i < len(s.ring); i++ {
+		e := &s.ring[i]
+		if !e.named || e.name == "" || name != "" && e.name != name {
+			continue
+		}
+		e.before = s.version(e.name)
+		if e.kind == pgwire.Parse {
+			s.setVersion(e.name, e.st.version)
+		} else {
+			s.setVersion(e.name, 0)
+		}
+	}
+}
+
 // Server feeds bytes that the server in that slot sent, and returns how many of
 // them are done with; the driver gives the rest again, followed by more.
 func (c *Core) Server(slot Slot, b []byte) int {
@@ -353,7 +375,9 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 // endBatch is called when the client's batch in that slot has been answered.
 func (c *Core) endBatch(slot Slot, tx byte) {
 	if tx == pgwire.TxIdle {
-		c.names.forgetPortals()
+		if c.busy() == None && !c.batch.open { // else what was looked at has portals, too
+			c.names.forgetPortals()
+		}
 		c.settle(slot)
 	}
 	c.journal.failed = false

@@ -184,8 +184,11 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
 		c.pins = 0
+		for i := s.head; i < len(s.ring); i++ { // what was sent behind it counts
+			c.foresee(slot, s.ring[i].verdict)
+		}
 		c.names.clear()
-		clear(s.names)
+		s.deallocated("")
 		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDiscardAll, sql: bytes.Clone(sql)})
 	case v.Effects&lb.EffectResetAll != 0:
 		c.pins &^= pinIsolation
@@ -198,10 +201,10 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 		s.setVersion(v.Name, st.version)
 	case v.Effects&lb.EffectDeallocate != 0 && v.Name != "":
 		c.names.set(v.Name, nil)
-		s.setVersion(v.Name, 0)
+		s.deallocated(v.Name)
 	case v.Effects&lb.EffectDeallocate != 0:
 		c.names.clear()
-		clear(s.names)
+		s.deallocated("")
 		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDeallocate, sql: bytes.Clone(sql)})
 	}
 	if v.Effects&lb.EffectDDL != 0 {
