@@ -12,6 +12,10 @@ type floor struct {
 	refused, patience int
 	waiting           bool // for a sample; the client's bytes wait, too
 
+	// heard: the primary has sent a notification since a standby was last known to
+	// have caught up.
+	heard bool
+
 	set      bool
 	mark     uint64 // the position is that of the first sample of a later round than this
 	resolved bool
@@ -24,7 +28,17 @@ type floor struct {
 func (c *Core) answered(slot Slot) {
 	f := &c.floor
 	f.last = c.server[slot].id
+	if f.heard { // what the standby said may be older than the notification
+		f.last = c.server[Primary].id
+	}
 	f.set, f.resolved, f.mark = true, false, c.env.Mark()
+}
+
+// notified notes a notification of the primary: the client may want to read what
+// it tells of.
+func (c *Core) notified() {
+	c.floor.heard = true
+	c.answered(Primary)
 }
 
 // leastPatience is how many reads in a row the primary takes over while it is not
@@ -58,6 +72,7 @@ func (c *Core) blocked() bool {
 // unblocked is called when a standby has caught up.
 func (c *Core) unblocked() {
 	c.floor.waiting, c.floor.refused, c.floor.patience = false, 0, leastPatience
+	c.floor.heard = false
 }
 
 // Waiting reports that the session waits for a new sample, or for StopWaiting.

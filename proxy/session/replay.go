@@ -248,6 +248,9 @@ func (c *Core) ServerClosed(slot Slot) {
 	if !s.ready {
 		return
 	}
+	if slot == Primary {
+		c.noteWrite()
+	}
 	owed, midway, tx := s.live > 0, s.left > 0 && !s.dropping, s.tx
 	applied := *s
 	*s = server{out: applied.out}

@@ -30,7 +30,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 		c.attaching = slot
 		return false
 	}
-	if c.server[slot].pending() == 0 {
+	if c.server[slot].live == 0 {
 		c.applySettings(slot)
 	}
 	ends := false
@@ -217,6 +217,7 @@ func (c *Core) shadow(st *statement) {
 	if !c.server[Primary].ready {
 		return
 	}
+	c.applySettings(Primary)
 	c.ensure(Primary, st.name, st)
 	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }

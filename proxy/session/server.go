@@ -236,6 +236,9 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	case pgwire.ParameterStatus:
 		return c.parameterStatus(slot, body, mine)
 	case pgwire.NotificationResponse:
+		if slot == Primary {
+			c.notified()
+		}
 		return slot == Primary
 	}
 	if e == nil {
@@ -382,9 +385,8 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 	}
 	c.journal.failed = false
 	c.answered(slot)
-	if s := &c.server[slot]; s.wrote && slot == Primary {
-		c.env.Wrote()
-		s.wrote = s.live > 0
+	if slot == Primary {
+		c.noteWrite()
 	}
 	if slot == Standby {
 		c.sent.answered()
@@ -395,6 +397,15 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 	}
 	c.env.Answered(slot)
 	c.endIfDone()
+}
+
+// noteWrite tells of a write on the primary that has been answered, or never will be
+// because the connection is lost: it may have been done all the same.
+func (c *Core) noteWrite() {
+	if s := &c.server[Primary]; s.wrote {
+		c.env.Wrote()
+		s.wrote = s.live > 0
+	}
 }
 
 // errorResponse handles an error of a server.
@@ -408,6 +419,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		if slot == Standby {
 			return false // its end follows, ServerClosed deals with it
 		}
+		c.noteWrite()
 		c.env.Failed(slot, true)
 		c.closed = true
 		return true
