@@ -183,7 +183,7 @@ func (f *floors) note(user string, mark uint64) {
 			break
 		}
 	}
-	f.mu.byUser[user] = mark
+	f.mu.byUser[user] = max(f.mu.byUser[user], mark) // marks of two sessions may come out of order
 }
 
 func (f *floors) of(user string) (mark uint64, ok bool) {
