@@ -107,7 +107,7 @@ func (c *Core) lookOn(b []byte) bool {
 	have := min(n, len(b)-at)
 	if have < n {
 		bound := maxLook - c.heldLen
-		if typ != pgwire.Query && typ != pgwire.Parse && (c.batch.slot != None || typ == pgwire.CopyData) {
+		if typ != pgwire.Query && typ != pgwire.Parse && (c.batch.slot == Primary || typ == pgwire.CopyData) {
 			bound = maxWhole
 		}
 		if n <= bound || have < min(n, maxWhole) {
@@ -153,9 +153,10 @@ func (c *Core) hold(m message) {
 }
 
 // lookCopy handles the messages of COPY FROM STDIN. Outside of one a server
-// ignores them, so they are thrown away when nothing is under way.
+// ignores them, so they are thrown away when the primary does nothing: a standby
+// reads no COPY.
 func (c *Core) lookCopy(typ byte, at, n, have int) {
-	if c.batch.slot == None && len(c.held) == 0 && c.busy() == None || c.skipToSync {
+	if c.batch.slot == None && len(c.held) == 0 && c.busy() != Primary || c.batch.slot == Standby || c.skipToSync {
 		c.heldLen += have
 		c.body.left, c.body.to = n-have, None
 		return

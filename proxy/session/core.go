@@ -133,6 +133,8 @@ type batch struct {
 	control bool // everything in it may run inside a read-only transaction on a standby
 	execute bool // holds Bind, Execute or Query
 	show    bool // holds a SHOW of pgproxy's own
+	large   bool // too much to look at, or to keep
+	moved   bool // its start went to the standby, the rest goes to the primary
 	hint    lb.Target
 	standby string // chosen, but not known to have caught up
 }
@@ -213,7 +215,7 @@ type Leftovers struct {
 func (c *Core) Leftovers(slot Slot) Leftovers {
 	s := &c.server[slot]
 	return Leftovers{
-		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.leftover && !s.fatal && (slot != c.batch.slot || !c.batch.open) && c.body.to != slot,
+		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && (slot != c.batch.slot || !c.batch.open) && c.body.to != slot,
 		Clean:    !s.dirty && s.tx == pgwire.TxIdle,
 		Tx:       s.tx,
 	}
@@ -232,7 +234,7 @@ func (c *Core) ClientGone() {
 // Idle reports that nothing is in flight and no transaction is open.
 func (c *Core) Idle() bool {
 	return !c.batch.open && len(c.held) == 0 && c.body.left == 0 && !c.sent.pending && c.busy() == None &&
-		c.txSlot() == None && !c.readOnly.open
+		c.txSlot() == None && !c.readOnly.open && !c.server[Primary].unsynced
 }
 
 // Shutdown ends an idle session with an ErrorResponse; it reports false and does

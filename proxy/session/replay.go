@@ -12,7 +12,9 @@ type sent struct {
 	done     int       // messages[:done] are answered; kept only inside a read-only transaction
 
 	rows      bool // a row of the oldest unanswered batch was forwarded
+	failed    bool // an error of it was
 	forwarded int  // its other answers that were
+	partial   bool // not everything is kept: there was too much
 
 	pending bool // the batches wait for a connection to the primary
 	skip    int  // answers of the primary that the client had from the standby already
@@ -21,6 +23,13 @@ type sent struct {
 // keep remembers a message sent to the standby.
 func (t *sent) keep(m *message, b []byte) {
 	k := *m
+	t.partial = t.partial || m.have < m.n || len(t.buf)+len(b) > maxLook
+	if t.partial {
+		if !m.endsBatch() && !m.begins() {
+			return
+		}
+		b, k.have = nil, 0 // only what tells of the state stays
+	}
 	k.off = len(t.buf)
 	t.buf = append(t.buf, b...)
 	t.messages = append(t.messages, k)
@@ -34,7 +43,7 @@ func (t *sent) answered() {
 			break
 		}
 	}
-	t.rows, t.forwarded = false, 0
+	t.rows, t.failed, t.forwarded = false, false, 0
 }
 
 // trim forgets what is not needed any more.
@@ -43,7 +52,8 @@ func (t *sent) trim(keepAnswered bool) {
 		if cap(t.buf) > maxWhole {
 			t.buf = nil
 		}
-		t.buf, t.messages, t.done = t.buf[:0], t.messages[:0], 0
+		clear(t.messages)
+		t.buf, t.messages, t.done, t.partial = t.buf[:0], t.messages[:0], 0, false
 	}
 }
 
@@ -65,18 +75,29 @@ func (c *Core) readOnlyInFlight() bool {
 	return false
 }
 
+// standbyBound reports that what is in flight on the standby cannot be given to the
+// primary any more.
+func (c *Core) standbyBound() bool {
+	t := &c.sent
+	return t.rows || t.failed || t.partial || c.readOnly.open && (c.readOnly.answered || c.server[Standby].tx == pgwire.TxFailed)
+}
+
 // standbyError decides what becomes of an error of the standby; true: the
 // client does not see it.
 func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 	s := &c.server[Standby]
 	// The result of a prepared statement has changed: no fault of the standby.
 	planChanged := string(pgwire.ErrorField(body, 'R')) == "RevalidateCachedQuery"
+	bound := c.standbyBound()
 	if e.inject {
 		if s.live == 0 {
 			return false
 		}
 		if e.journal { // it cannot be brought to the session's settings
 			c.pins |= pinUnknown
+		}
+		if bound {
+			return false
 		}
 		c.dropOwed(s)
 		c.replay()
@@ -85,7 +106,7 @@ func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 	if code == "57014" || s.tx == pgwire.TxFailed {
 		return false // cancelled by the client or by its own timeout
 	}
-	if !c.sent.rows && (!c.readOnly.open || !c.readOnly.answered) {
+	if !bound {
 		switch code {
 		case "25006", "0A000", "55000", "XX000":
 			if !planChanged {
@@ -142,9 +163,20 @@ func (c *Core) skipAfterOwnError() {
 	s := &c.server[Standby]
 	e := s.next()
 	c.journal.failed = true
-	e.failed = true
+	e.failed, c.sent.failed = true, true
 	if e.kind != pgwire.Query && e.kind != pgwire.Sync {
 		c.skipOwed(s)
+		c.stopMove()
+	}
+}
+
+// stopMove is called after an error of the standby that the client gets: a batch
+// that was to go on on the primary does not.
+func (c *Core) stopMove() {
+	if c.batch.moved {
+		c.sent.answered()
+		c.sent.trim(false)
+		c.skipHeld()
 	}
 }
 
@@ -236,8 +268,7 @@ func (c *Core) failReplay(raw []byte) {
 		}
 	}
 	if failed { // the batch is still open
-		c.skipToSync = true
-		c.batch = batch{}
+		c.skipHeld()
 	}
 	c.endIfDone()
 }
@@ -251,7 +282,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	if slot == Primary {
 		c.noteWrite()
 	}
-	owed, midway, tx := s.live > 0, s.left > 0 && !s.dropping, s.tx
+	owed, midway, tx, bound := s.live > 0, s.left > 0 && !s.dropping, s.tx, c.standbyBound()
 	applied := *s
 	*s = server{out: applied.out}
 	s.out.discard()
@@ -269,7 +300,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	if !owed && !c.readOnly.open && !(c.batch.open && c.batch.slot == Standby) {
 		return
 	}
-	if c.sent.rows || c.readOnly.open && c.readOnly.answered {
+	if bound {
 		c.standbyLost()
 		return
 	}
@@ -281,13 +312,15 @@ func (c *Core) ServerClosed(slot Slot) {
 func (c *Core) standbyLost() {
 	t := &c.sent
 	raw := ownError("40001", "the standby was lost while it answered, try again")
-	if c.readOnly.open { // the transaction's snapshot is gone
+	if c.readOnly.open || t.partial { // the transaction's snapshot is gone
 		raw = pgwire.AppendError(nil, "FATAL", "40001", "pgproxy: the standby was lost inside a read-only transaction, try again", "", "")
 		c.toClient(None, raw)
 		c.closed = true
 		return
 	}
-	c.toClient(None, raw)
+	if !t.failed {
+		c.toClient(None, raw)
+	}
 	ended := false
 	for t.done < len(t.messages) && !ended {
 		m := &t.messages[t.done]
@@ -295,11 +328,11 @@ func (c *Core) standbyLost() {
 		ended = m.endsBatch()
 		t.done++
 	}
-	t.rows, t.forwarded = false, 0
+	t.rows, t.failed, t.forwarded = false, false, 0
 	if !ended {
-		c.skipToSync = true
-		c.batch = batch{}
+		c.skipHeld()
 		t.trim(false)
+		c.endIfDone()
 		return
 	}
 	c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))

@@ -34,7 +34,7 @@ func (c *Core) consider(m *message) {
 		b.write = true // its portals may be asked for more behind a write
 	}
 	if m.have < m.n || c.heldLen >= maxLook && !m.endsBatch() {
-		b.write, b.ended = true, true // too much to look at
+		b.write, b.ended, b.large = true, true, true
 	}
 	b.ended = b.ended || b.write && !c.readOnly.open || m.endsBatch() || m.typ == pgwire.Flush
 }
@@ -92,18 +92,18 @@ func controls(m *message) bool {
 // switchBatch handles a message of a batch that is already under way: after
 // Flush on a standby a statement may follow that is not a read.
 func (c *Core) switchBatch(m *message) {
-	if c.batch.slot != Standby || c.txSlot() == Standby || c.readOnly.open {
+	s := &c.server[Standby]
+	if c.batch.slot != Standby || !s.ready || s.skipping || c.readOnly.open {
 		return
 	}
-	if read, _ := c.canRead(m); read && len(c.sent.buf)+c.heldLen <= maxLook {
+	if m.typ == pgwire.Sync || m.typ == pgwire.Flush {
 		return
 	}
-	if c.sent.rows {
-		return // too late: the standby refuses what it cannot do
+	if read, _ := c.canRead(m); read && m.have == m.n && len(c.sent.buf)+c.heldLen <= maxLook {
+		return
 	}
 	c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
-	c.batch.slot = Primary
-	c.batch.ended = true
+	c.batch.slot, c.batch.ended, c.batch.moved = Primary, true, true
 }
 
 // route decides where the batch goes; wait: only when what is in flight has been
@@ -114,12 +114,13 @@ func (c *Core) route() (slot Slot, wait bool) {
 		return None, true
 	}
 	p, s := &c.server[Primary], &c.server[Standby]
-	inReadOnly := c.readOnly.open && (b.control || c.readOnly.answered || s.tx == pgwire.TxFailed)
+	large := b.large || len(c.sent.buf)+c.heldLen > maxLook
+	inReadOnly := c.readOnly.open && (b.control && !large || c.readOnly.answered || s.tx == pgwire.TxFailed)
 	switch c.busy() {
 	case Primary:
 		return Primary, false
 	case Standby:
-		if len(c.sent.buf)+c.heldLen > maxLook {
+		if large || c.sent.partial {
 			return None, true
 		}
 		if c.readOnly.open && b.control || !c.readOnly.open && !b.write && s.ready && c.pins&pinReads == 0 && b.hint != lb.ToPrimary {
@@ -129,7 +130,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case None:
 	}
 	switch {
-	case p.ready && p.tx != pgwire.TxIdle:
+	case p.ready && (p.tx != pgwire.TxIdle || p.unsynced):
 		return Primary, false
 	case inReadOnly:
 		return Standby, false

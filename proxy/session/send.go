@@ -26,6 +26,14 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 		}
 	}
 	slot := c.batch.slot
+	if busy := c.busy(); busy != None && busy != slot {
+		return false // its answers come first
+	}
+	if c.batch.moved {
+		c.batch.moved = false
+		c.sent.answered()
+		c.sent.trim(false)
+	}
 	if !c.server[slot].ready {
 		c.attaching = slot
 		return false
@@ -41,6 +49,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 			if m.begins() {
 				c.readOnly.open = true
 			}
+			c.readOnly.answered = c.readOnly.answered || c.sent.partial && c.readOnly.open
 		}
 		c.send(slot, m, b[pos+m.off:pos+m.off+m.have], pos+m.off, false)
 		if m.have < m.n {
@@ -109,6 +118,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		s.ran(m.verdict)
 	case pgwire.Sync:
 		owes = !s.copyIn
+		s.unsynced = s.unsynced || s.copyIn
 	case pgwire.CopyDone, pgwire.CopyFail:
 		if s.copyIn {
 			s.copyIn, owes = false, false
@@ -254,19 +264,29 @@ func (c *Core) inject(slot Slot, raw []byte, e expect) {
 // failBatch answers the batch that waits for a connection with an error.
 func (c *Core) failBatch(raw []byte) {
 	c.toClient(None, raw)
-	ended := false
-	pass := c.heldLen // Client passes over them
+	single := len(c.held) > 0 && c.held[0].typ != pgwire.Sync && c.held[0].endsBatch()
+	c.skipHeld()
+	if single {
+		c.skipToSync = false
+		c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+	}
+	c.endIfDone()
+}
+
+// skipHeld has the rest of the open batch ignored, up to Sync, after an error.
+func (c *Core) skipHeld() {
+	c.skipToSync = true
 	for i := range c.held {
 		m := &c.held[i]
 		c.names.cancel(m.op)
-		if ended = m.endsBatch(); ended {
+		if m.typ == pgwire.Sync {
+			c.skipToSync = false
 			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
-		pass += m.n - m.have
+		c.body.left += m.n - m.have
 	}
-	c.body.left, c.body.to = pass, None
-	c.skipToSync = !ended
+	c.body.left += c.heldLen // Client passes over them
+	c.body.to = None
 	c.drop()
 	c.batch = batch{}
-	c.endIfDone()
 }

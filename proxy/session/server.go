@@ -26,6 +26,7 @@ type server struct {
 	left     int  // bytes to come of the message that is passing through
 	dropping bool // they are thrown away
 	skipping bool // it ignores what comes until Sync, of which there is none on the way
+	unsynced bool // it has ignored a Sync: the transaction of a COPY is still open
 	copyIn   bool // in COPY FROM STDIN: Sync and Flush are ignored by the server
 
 	dirty       bool // DISCARD ALL has something to do
@@ -277,7 +278,7 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		return e.kind == pgwire.Describe
 	case pgwire.CommandComplete:
 		tag := pgwire.CommandTag(body)
-		if slot == Standby && c.readOnly.open && bytes.HasPrefix(tag, []byte("SELECT")) {
+		if slot == Standby && c.readOnly.open && (bytes.HasPrefix(tag, []byte("SELECT")) || bytes.HasPrefix(tag, []byte("COPY"))) {
 			c.readOnly.answered = true
 		}
 		if !e.inject {
@@ -301,7 +302,11 @@ func (c *Core) described(slot Slot, e *expect, body []byte) {
 	switch {
 	case !e.inject:
 		e.st.row = row
-	case e.st.row != 0 && e.st.row != row && slot == Standby && c.server[Standby].live > 0:
+	case e.st.row == 0 || e.st.row == row || slot != Standby || c.server[Standby].live == 0:
+	case c.standbyBound():
+		c.toClient(None, pgwire.AppendError(nil, "FATAL", "40001", "pgproxy: the result of a prepared statement has changed, try again", "", ""))
+		c.closed = true
+	default:
 		c.replay()
 	}
 }
@@ -326,6 +331,7 @@ func (s *server) beginCopyIn() {
 		case e.kind == copyEnd && s.copyIn:
 			s.copyIn = false
 		case e.kind == pgwire.Sync && s.copyIn:
+			s.unsynced = true
 			if !e.inject {
 				s.live--
 			}
@@ -352,7 +358,7 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 	if len(body) != 1 {
 		return slot == Primary
 	}
-	s.tx, s.copyIn = body[0], false
+	s.tx, s.copyIn, s.unsynced = body[0], false, false
 	if e == nil { // of a Sync that the server was expected to ignore
 		s.skipping = false
 		return slot == Primary
@@ -433,15 +439,20 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	mine := e.inject
 	e.failed = true
 	if e.kind != pgwire.Query && e.kind != pgwire.FunctionCall && e.kind != pgwire.Sync {
+		moved := slot == Standby && c.batch.moved && !mine
 		c.skipOwed(s)
 		next := s.next()
 		s.skipping = next == nil
-		mine = next != nil && next.inject // else ours failed in the place of the client's message
+		mine = next != nil && next.inject && !moved // else ours failed in the place of the client's message
+		if moved && next != nil && next.inject {
+			c.stopMove()
+		}
 	}
 	if mine {
 		return false
 	}
 	c.journal.failed = true
+	c.sent.failed = c.sent.failed || slot == Standby
 	c.sent.skip = 0
 	c.env.Failed(slot, false)
 	return true
