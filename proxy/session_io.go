@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"sync"
+	"time"
 
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
@@ -112,6 +113,9 @@ func (s *clientSession) write(w *writing) {
 		if err != nil {
 			// Its reader finds out and tells the core.
 			p.failed, p.queue = true, nil
+			if p == &s.mu.client {
+				s.clientLost()
+			}
 		}
 		if len(p.queue) == 0 {
 			break
@@ -122,6 +126,21 @@ func (s *clientSession) write(w *writing) {
 	}
 	p.busy = false
 	s.wakeAll()
+}
+
+// clientLost ends the session of a client that cannot be written to: nobody is there
+// for what its servers still do, which may be without end. One that has only closed
+// its own direction can be written to. The lock is held.
+func (s *clientSession) clientLost() {
+	s.mu.over = true
+	s.wakeAll()
+	past := time.Unix(1, 0)
+	_ = s.client.conn.SetDeadline(past)
+	for _, sv := range s.mu.servers {
+		if sv != nil {
+			_ = sv.conn.SetWriteDeadline(past) // the client's goroutine may be writing
+		}
+	}
 }
 
 func writeAll(conn net.Conn, pieces [][]byte) error {
