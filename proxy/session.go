@@ -127,15 +127,20 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 }
 
 // firstServer gets the connection with which the session starts: the primary's,
-// or a standby's while there is no primary.
+// or a standby's while the primary cannot be reached.
 func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
 	sh := s.shared
-	if sh.cluster.State().Primary == "" {
-		if name := s.env.Choose("", 0); name != "" {
-			if b := sh.cluster.State().Backend(name); b != nil {
-				if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
-					return session.Standby, loan, nil
-				}
+	if b := upPrimary(sh.cluster.State()); b != nil {
+		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
+		if err == nil || !isTransient(err) {
+			return session.Primary, loan, err
+		}
+		sh.poke(b.Name)
+	}
+	if name := s.env.anyStandby(); name != "" {
+		if b := sh.cluster.State().Backend(name); b != nil {
+			if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
+				return session.Standby, loan, nil
 			}
 		}
 	}

@@ -126,6 +126,17 @@ func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 	return e.settle(e.someStandby(r, attached))
 }
 
+// anyStandby picks a standby for a session that cannot start on the primary; ""
+// there is none, or reads go to the primary only.
+func (e *sessionEnv) anyStandby() string {
+	cfg := &e.shared.cfg.Balance
+	r := e.shared.routing.Load()
+	if r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary {
+		return ""
+	}
+	return e.someStandby(r, "")
+}
+
 // someStandby keeps the session's standby, or picks another one by weight; "" there
 // is none.
 func (e *sessionEnv) someStandby(r *routing, attached string) string {

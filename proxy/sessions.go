@@ -83,7 +83,15 @@ type routing struct {
 	all           []lb.Candidate // the same and the primary
 	standbyWeight int
 	primaryWeight int
-	hasPrimary    bool
+	hasPrimary    bool // it is up: without one even reads with a weight for it go to standbys
+}
+
+// upPrimary returns the primary unless it is known to be down; nil: there is none.
+func upPrimary(state *cluster.State) *cluster.Backend {
+	if b := state.Backend(state.Primary); b != nil && b.Status == cluster.StatusUp {
+		return b
+	}
+	return nil
 }
 
 // run keeps the routing in step with the cluster and the catalogs with their
@@ -114,7 +122,7 @@ func (sh *sessions) route() {
 	state := sh.cluster.State()
 	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
 	r.all = slices.Clone(r.standbys)
-	if b := state.Backend(state.Primary); b != nil {
+	if b := upPrimary(state); b != nil {
 		r.hasPrimary, r.primaryWeight = true, b.Weight
 		r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
 	}
