@@ -19,7 +19,7 @@ import (
 
 const (
 	// hangTimeout ends whatever hangs.
-	hangTimeout = time.Minute
+	hangTimeout = 15 * time.Second
 	// maxGrowth bounds the memory that pgproxy may take for one misbehaving session,
 	// whatever the size of its messages, in bytes.
 	maxGrowth = 64 << 20

@@ -185,6 +185,18 @@ func (w *wire) exec(sql string) {
 	w.expect(pgwire.ReadyForQuery)
 }
 
+// ready reads up to ReadyForQuery, errors or not.
+func (w *wire) ready() {
+	w.t.Helper()
+	for {
+		m, err := w.read()
+		must(w.t, err)
+		if m.typ == pgwire.ReadyForQuery {
+			return
+		}
+	}
+}
+
 // reset closes the connection with RST.
 func (w *wire) reset() {
 	w.t.Helper()
