@@ -19,6 +19,7 @@ type message struct {
 	prev    *statement  // Parse: what its name stood for
 	name    string      // Parse, Bind, Describe, Close of a statement: its name
 	stmt    bool        // Describe, Close: of a statement, not of a portal
+	seq     uint64      // of the last change of the namespace before it
 	op      *op         // Parse, Close, Query: what it does to the namespace
 	text    []byte      // replaces the message on the way to the server
 }
@@ -147,6 +148,9 @@ func (c *Core) terminate(raw []byte) {
 }
 
 func (c *Core) hold(m message) {
+	if len(c.held) == 0 {
+		c.looked = c.names.surprises
+	}
 	c.held = append(c.held, m)
 	c.heldLen += m.have
 	c.batch.open = true
@@ -187,7 +191,7 @@ func (c *Core) skipOver(typ byte, n, have int) {
 // look finds out what a message means for the session; b may be the start of a
 // large one. A message that cannot be understood is left to the server.
 func (c *Core) look(typ byte, b []byte) message {
-	m := message{typ: typ}
+	m := message{typ: typ, seq: c.names.seq}
 	body := b[pgwire.HeaderLen:]
 	switch typ {
 	case pgwire.Query:
@@ -229,6 +233,36 @@ func (c *Core) look(typ byte, b []byte) message {
 		}
 	}
 	return m
+}
+
+// lookAgain finds out anew what the held messages mean, after something became of
+// the namespace that was not foreseen when they were looked at: what was in flight
+// before them has failed, or was an SQL PREPARE or DEALLOCATE. base is the input
+// that they are in.
+func (c *Core) lookAgain(base []byte) {
+	c.looked = c.names.surprises
+	c.batch.write = true // what was taken for a read may be another statement
+	for i := range c.held {
+		m := &c.held[i]
+		switch {
+		case m.typ == pgwire.Parse && m.st != nil:
+			m.prev = c.names.lookupAt([]byte(m.name), m.seq)
+		case m.typ == pgwire.Bind:
+			m.st = c.names.lookupAt([]byte(m.name), m.seq)
+			if portal, _, ok := pgwire.CString(m.bytes(base)[pgwire.HeaderLen:]); ok {
+				c.names.bindPortal(portal, m.st)
+			}
+		case m.stmt:
+			m.st = c.names.lookupAt([]byte(m.name), m.seq)
+		case m.typ == pgwire.Execute:
+			if portal, _, ok := pgwire.CString(m.bytes(base)[pgwire.HeaderLen:]); ok {
+				m.st, m.verdict = c.names.ofPortal(portal), nil
+				if m.st != nil {
+					m.verdict = m.st.verdict
+				}
+			}
+		}
+	}
 }
 
 func (c *Core) nameOf(st *statement, name []byte) string {

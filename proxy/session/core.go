@@ -92,6 +92,7 @@ type Core struct {
 	held  []message // looked at and not sent, oldest first
 	// heldLen is the size of held, in bytes; they start where the input starts.
 	heldLen int
+	looked  uint64 // names.surprises when the first of them was looked at
 	body    struct { // rest of a client message that is larger than what was looked at
 		left int
 		to   Slot // None: thrown away

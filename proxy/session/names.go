@@ -40,6 +40,7 @@ func (st *statement) sqlText() []byte {
 
 // op is a change of the namespace by a client's message whose answer is due.
 type op struct {
+	seq     uint64 // orders it among the messages
 	name    string
 	st      *statement // nil: the name is freed
 	pending bool
@@ -52,6 +53,10 @@ type names struct {
 	unnamed  *statement
 	ops      []*op
 	versions uint64
+	seq      uint64 // of the last op
+	// surprises counts the changes that lookup could not foresee: a change that was
+	// skipped, and what SQL does.
+	surprises uint64
 
 	// portals remembers the statement of each portal, for the effects of Execute.
 	portal  *statement // of the unnamed portal
@@ -64,9 +69,12 @@ func (n *names) nextVersion() uint64 {
 }
 
 // lookup returns the statement of that name once all that was sent has been done.
-func (n *names) lookup(name []byte) *statement {
+func (n *names) lookup(name []byte) *statement { return n.lookupAt(name, n.seq) }
+
+// lookupAt does so for all that was sent up to a change.
+func (n *names) lookupAt(name []byte, seq uint64) *statement {
 	for i := len(n.ops) - 1; i >= 0; i-- {
-		if n.ops[i].name == string(name) {
+		if n.ops[i].seq <= seq && n.ops[i].name == string(name) {
 			return n.ops[i].st
 		}
 	}
@@ -78,7 +86,8 @@ func (n *names) lookup(name []byte) *statement {
 
 // change notes that a client's message will bind name to st.
 func (n *names) change(name string, st *statement) *op {
-	o := &op{name: name, st: st, pending: true}
+	n.seq++
+	o := &op{seq: n.seq, name: name, st: st, pending: true}
 	n.ops = append(n.ops, o)
 	return o
 }
@@ -93,12 +102,23 @@ func (n *names) confirm(o *op) {
 // confirmNone is called when it has not, and the name is free since.
 func (n *names) confirmNone(o *op) {
 	if n.remove(o) {
+		n.surprises++
 		n.set(o.name, nil)
 	}
 }
 
 // cancel is called when the server has skipped the change.
-func (n *names) cancel(o *op) { n.remove(o) }
+func (n *names) cancel(o *op) {
+	if n.remove(o) {
+		n.surprises++
+	}
+}
+
+// bySQL is called when a statement has bound a name, or freed it (st nil).
+func (n *names) bySQL(name string, st *statement) {
+	n.surprises++
+	n.set(name, st)
+}
 
 func (n *names) remove(o *op) bool {
 	if o == nil || !o.pending {
@@ -133,7 +153,10 @@ func (n *names) set(name string, st *statement) {
 }
 
 // clear forgets every named statement.
-func (n *names) clear() { clear(n.known) }
+func (n *names) clear() {
+	n.surprises++
+	clear(n.known)
+}
 
 func (n *names) bindPortal(portal []byte, st *statement) {
 	if len(portal) == 0 {

@@ -9,7 +9,8 @@ import (
 type sent struct {
 	buf      []byte
 	messages []message // places in buf
-	done     int       // messages[:done] are answered; kept only inside a read-only transaction
+	done     int       // messages[:done] are answered
+	from     int       // those before it are over; from here they are inside a read-only transaction
 
 	rows      bool // a row of the oldest unanswered batch was forwarded
 	failed    bool // an error of it was
@@ -48,12 +49,16 @@ func (t *sent) answered() {
 
 // trim forgets what is not needed any more.
 func (t *sent) trim(keepAnswered bool) {
-	if t.done == len(t.messages) && !keepAnswered {
+	if keepAnswered {
+		return
+	}
+	t.from = t.done // not to be repeated, also while there is more behind it
+	if t.done == len(t.messages) {
 		if cap(t.buf) > maxWhole {
 			t.buf = nil
 		}
 		clear(t.messages)
-		t.buf, t.messages, t.done, t.partial = t.buf[:0], t.messages[:0], 0, false
+		t.buf, t.messages, t.from, t.done, t.partial = t.buf[:0], t.messages[:0], 0, 0, false
 	}
 }
 
@@ -119,6 +124,9 @@ func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 	}
 	if !recoveryError(code) || planChanged {
 		return false // a row was sent, and the primary would fail alike
+	}
+	if c.readOnly.open && string(pgwire.ErrorField(body, 'R')) == "PreventCommandIfReadOnly" {
+		return false // so it would in a read-only transaction of the primary
 	}
 	c.substitute(ownError("40001", "a standby could not finish the statement ("+code+"), try again"))
 	c.env.Failed(Standby, false)
@@ -211,6 +219,7 @@ func (c *Core) dropOwed(s *server) {
 		}
 		s.pop()
 	}
+	s.recount()
 }
 
 // leaveStandby ends what is open on the standby: the batch, the transaction.
@@ -230,10 +239,10 @@ func (c *Core) emitReplay() {
 	t := &c.sent
 	skip := t.forwarded
 	c.readOnly = readOnly{}
-	messages, buf, done := t.messages, t.buf, t.done
+	messages, buf, from, done := t.messages, t.buf, t.from, t.done
 	*t = sent{}
 	fresh := true
-	for i := range messages {
+	for i := from; i < len(messages); i++ {
 		m := &messages[i]
 		if fresh {
 			c.applySettings(Primary)
@@ -337,7 +346,7 @@ func (c *Core) standbyLost() {
 	}
 	c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 	rest := append([]message(nil), t.messages[t.done:]...)
-	t.messages, t.done = rest, 0
+	t.messages, t.from, t.done = rest, 0, 0
 	if len(rest) > 0 {
 		c.replay()
 		return

@@ -13,6 +13,9 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if c.attaching != None || c.sent.pending {
 		return false
 	}
+	if c.looked != c.names.surprises {
+		c.lookAgain(b[pos:])
+	}
 	if c.batch.slot == None {
 		if c.heldCopy() {
 			c.batch.slot = c.busy()
@@ -248,7 +251,7 @@ func (c *Core) ensureSQL(slot Slot, name string) {
 		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name})
 		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 	}
-	c.inject(slot, pgwire.AppendQuery(nil, string(st.sql)), expect{kind: pgwire.Query, journal: true})
+	c.inject(slot, pgwire.AppendQuery(nil, string(st.sql)), expect{kind: pgwire.Query, journal: true, st: st, named: true, name: name})
 	s.setVersion(name, st.version)
 	s.dirty = true
 }

@@ -46,7 +46,7 @@ type expect struct {
 	verdict *lb.Verdict // of Query and Execute
 	st      *statement  // of Parse, Execute, and Describe of a statement
 	op      *op         // change of the namespace that the answer confirms
-	named   bool        // of Parse, and Close of a statement:
+	named   bool        // of Parse, Close of a statement, and our own PREPARE:
 	name    string      // its name,
 	before  uint64      // and the version that the server had
 	text    []byte      // of Query: a copy, where its effects need it
@@ -131,13 +131,22 @@ func (s *server) deallocated(name string) {
 	} else {
 		delete(s.names, name)
 	}
+	s.recount()
+}
+
+// recount counts what is in flight as done, after something before it was not as
+// foreseen.
+func (s *server) recount() {
 	for i := s.head; i < len(s.ring); i++ {
 		e := &s.ring[i]
-		if !e.named || e.name == "" || name != "" && e.name != name {
+		if e.kind == pgwire.Query {
+			s.unnamed = 0
+		}
+		if !e.named {
 			continue
 		}
 		e.before = s.version(e.name)
-		if e.kind == pgwire.Parse {
+		if e.st != nil {
 			s.setVersion(e.name, e.st.version)
 		} else {
 			s.setVersion(e.name, 0)
@@ -480,6 +489,7 @@ func (c *Core) skipOwed(s *server) {
 	for range end - first {
 		s.pop()
 	}
+	s.recount()
 	s.copyIn = false
 }
 

@@ -197,10 +197,11 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 		c.set(v.Setting, sql)
 	case v.Effects&lb.EffectPrepare != 0:
 		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v, sql: bytes.Clone(sql)}
-		c.names.set(v.Name, st)
+		c.names.bySQL(v.Name, st)
 		s.setVersion(v.Name, st.version)
+		s.recount()
 	case v.Effects&lb.EffectDeallocate != 0 && v.Name != "":
-		c.names.set(v.Name, nil)
+		c.names.bySQL(v.Name, nil)
 		s.deallocated(v.Name)
 	case v.Effects&lb.EffectDeallocate != 0:
 		c.names.clear()
