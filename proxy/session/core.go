@@ -92,7 +92,7 @@ type Core struct {
 	held  []message // looked at and not sent, oldest first
 	// heldLen is the size of held, in bytes; they start where the input starts.
 	heldLen int
-	looked  uint64 // names.surprises when the first of them was looked at
+	looked  uint64   // names.surprises when the first of them was looked at
 	body    struct { // rest of a client message that is larger than what was looked at
 		left int
 		to   Slot // None: thrown away
@@ -226,6 +226,9 @@ func (c *Core) Leftovers(slot Slot) Leftovers {
 // flight is still answered (a server reads its input to the end, too).
 func (c *Core) ClientGone() {
 	c.ending = true
+	if c.garbled && len(c.held) == 0 && c.server[Primary].ready {
+		return // its server has the last word, and ends the connection
+	}
 	if c.batch.open || c.body.left > 0 || c.server[Primary].copyIn || c.server[Standby].copyIn {
 		c.closed = true // the rest of what a server waits for does not come
 	}

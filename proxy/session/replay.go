@@ -80,6 +80,20 @@ func (c *Core) readOnlyInFlight() bool {
 	return false
 }
 
+// inReadOnly reports that the standby's answers are those of a read-only
+// transaction, and not of a batch before its BEGIN.
+func (c *Core) inReadOnly() bool {
+	if !c.readOnly.open || c.server[Standby].tx != pgwire.TxIdle {
+		return c.readOnly.open
+	}
+	for i := c.sent.done; i < len(c.sent.messages); i++ {
+		if m := &c.sent.messages[i]; m.begins() || m.endsBatch() {
+			return m.begins()
+		}
+	}
+	return false
+}
+
 // standbyBound reports that what is in flight on the standby cannot be given to the
 // primary any more.
 func (c *Core) standbyBound() bool {

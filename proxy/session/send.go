@@ -158,6 +158,9 @@ func (c *Core) parseInFlight(st *statement) bool {
 	return false
 }
 
+// byName are the effects of statements that name a prepared statement.
+const byName = lb.EffectPrepare | lb.EffectExecute | lb.EffectDeallocate
+
 func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	s := &c.server[slot]
 	v := m.verdict
@@ -168,8 +171,8 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
 	}
-	if v.Effects&lb.EffectExecute != 0 && v.Statements == 1 {
-		c.ensureSQL(slot, v.Name)
+	if v.Effects&byName != 0 && v.Statements == 1 && v.Name != "" {
+		c.ensureSQL(slot, v.Name, c.names.lookupAt([]byte(v.Name), m.seq))
 	}
 	s.ran(v)
 	s.unnamed = 0
@@ -235,14 +238,13 @@ func (c *Core) shadow(st *statement) {
 	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }
 
-// ensureSQL does so before a simple query EXECUTE.
-func (c *Core) ensureSQL(slot Slot, name string) {
+// ensureSQL does so before a simple query that names the statement.
+func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
 	s := &c.server[slot]
-	st := c.names.lookup([]byte(name))
-	if st == nil || s.version(name) == st.version {
+	if st == nil && s.version(name) == 0 || st != nil && s.version(name) == st.version {
 		return
 	}
-	if st.sql == nil {
+	if st == nil || st.sql == nil {
 		c.ensure(slot, name, st)
 		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 		return

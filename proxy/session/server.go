@@ -234,7 +234,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		}
 		if slot == Standby {
 			c.sent.rows = true
-			c.readOnly.answered = c.readOnly.open
+			c.readOnly.answered = c.readOnly.answered || c.inReadOnly()
 		}
 		return true
 	case pgwire.ReadyForQuery:
@@ -287,7 +287,7 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		return e.kind == pgwire.Describe
 	case pgwire.CommandComplete:
 		tag := pgwire.CommandTag(body)
-		if slot == Standby && c.readOnly.open && (bytes.HasPrefix(tag, []byte("SELECT")) || bytes.HasPrefix(tag, []byte("COPY"))) {
+		if slot == Standby && c.inReadOnly() && (bytes.HasPrefix(tag, []byte("SELECT")) || bytes.HasPrefix(tag, []byte("COPY"))) {
 			c.readOnly.answered = true
 		}
 		if !e.inject {
@@ -405,8 +405,9 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 	}
 	if slot == Standby {
 		c.sent.answered()
-		if tx == pgwire.TxIdle && !c.readOnlyInFlight() {
-			c.readOnly = readOnly{}
+		if tx == pgwire.TxIdle {
+			c.readOnly = readOnly{open: c.readOnlyInFlight()}
+			c.sent.trim(false)
 		}
 		c.sent.trim(c.readOnly.replayable())
 	}
