@@ -414,10 +414,12 @@ func (p *pools) expire() (out []*link) {
 
 // follow makes the pools agree with the cluster's state:
 //
-//  1. Connections to a backend that was removed, went down, is being rebuilt or is
-//     no longer the primary are closed, the lent ones too.
+//  1. Connections to a backend that was removed, is being rebuilt or is no longer the
+//     primary are closed, the lent ones too; so are those to a standby that went
+//     down, whose reads run elsewhere.
 //  2. Connections to one that left status up for another reason, or became the
-//     primary, are not used again; lent ones end with their loan.
+//     primary, are not used again; lent ones end with their loan. The primary may
+//     still work for them, and nobody else can while it is the recorded one.
 func (p *pools) follow() (out []*link) {
 	state := p.cluster.State()
 	if state == p.mu.state || p.mu.shutdown {
@@ -444,12 +446,13 @@ func (p *pools) follow() (out []*link) {
 			continue
 		}
 		before, demoted := bp.backend.Status, bp.primary && !primary
+		rebuilt := b.Status != before && b.Status == cluster.StatusRecovering
 		promoted := primary && !bp.primary
 		bp.backend, bp.primary = b, primary
 		left := b.Status != before && before == cluster.StatusUp
-		lost := b.Status != before && (b.Status == cluster.StatusDown || b.Status == cluster.StatusRecovering)
-		if demoted || promoted || left || lost {
-			out = append(out, bp.retire(demoted || lost)...)
+		lost := b.Status != before && b.Status == cluster.StatusDown
+		if demoted || promoted || left || rebuilt || lost {
+			out = append(out, bp.retire(demoted || rebuilt || lost && !primary)...)
 		}
 		out = append(out, bp.dispatch()...) // the limit may have been raised
 	}

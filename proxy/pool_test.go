@@ -373,7 +373,7 @@ func TestPoolFollowsTheCluster(t *testing.T) {
 		hard   bool
 	}{
 		"removed":    {func(s *cluster.State) { s.Backends, s.Primary = nil, "" }, true},
-		"down":       {func(s *cluster.State) { s.Backends[0].Status = cluster.StatusDown }, true},
+		"down":       {func(s *cluster.State) { s.Backends[0].Status = cluster.StatusDown }, false},
 		"recovering": {func(s *cluster.State) { s.Backends[0].Status = cluster.StatusRecovering }, true},
 		"demoted":    {func(s *cluster.State) { s.Primary = "" }, true},
 		"moved":      {func(s *cluster.State) { s.Backends[0].Address = "127.0.0.1:1" }, true},
@@ -399,6 +399,19 @@ func TestPoolFollowsTheCluster(t *testing.T) {
 			pt.wantCounts(0, 0)
 		})
 	}
+}
+
+func TestPoolClosesAStandbyThatWentDown(t *testing.T) {
+	pt := newPoolTest(t, DefaultPool(), 0)
+	pt.change(func(s *cluster.State) { s.Primary = "" })
+	lent := pt.get("u")
+	pt.change(func(s *cluster.State) { s.Backends[0].Status = cluster.StatusDown })
+	var b [1]byte
+	if _, err := lent.Read(b[:]); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("lent connection: %v", err)
+	}
+	lent.Close()
+	pt.wantCounts(0, 0)
 }
 
 func TestPoolWaitersLearnThatTheBackendIsGone(t *testing.T) {
