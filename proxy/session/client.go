@@ -97,8 +97,8 @@ func (c *Core) lookOn(b []byte) bool {
 	if !ok {
 		return false
 	}
-	_, known := pgwire.ClientLimit(typ)
-	if err != nil || !known {
+	limit, known := pgwire.ClientLimit(typ)
+	if err != nil || !known || n-pgwire.HeaderLen > limit {
 		// The server knows what to say; nothing behind this can be understood.
 		c.garbled = true
 		c.hold(message{off: at, n: pgwire.MaxBody, have: len(b) - at})

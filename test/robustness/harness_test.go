@@ -38,8 +38,13 @@ type rig struct {
 // startRig starts a primary with standbys and pgproxy in front of them.
 func startRig(t *testing.T, standbys int, o proxytest.Options) *rig {
 	t.Helper()
-	c := pgtest.StartCluster(t, pgtest.Options{Standbys: standbys})
+	c := startCluster(t, standbys)
 	return &rig{cluster: c, proxy: startProxy(t, c, o)}
+}
+
+func startCluster(t *testing.T, standbys int) *pgtest.Cluster {
+	t.Helper()
+	return pgtest.StartCluster(t, pgtest.Options{Standbys: standbys})
 }
 
 func startProxy(t *testing.T, c *pgtest.Cluster, o proxytest.Options) *proxytest.Proxy {
@@ -149,7 +154,7 @@ func (r *rig) usage(t *testing.T) usage {
 }
 
 func (r *rig) tryUsage(ctx context.Context) (u usage, err error) {
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.proxy.PID()))
+	entries, err := os.ReadDir(procPath(r.proxy.PID(), "fd"))
 	if err != nil {
 		return u, err
 	}
@@ -202,7 +207,7 @@ func (r *rig) metrics(ctx context.Context) (string, error) {
 func (r *rig) bounded(t *testing.T, f func()) {
 	t.Helper()
 	// 5 resets VmHWM to the present size (proc(5), clear_refs).
-	must(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", r.proxy.PID()), []byte("5"), 0))
+	must(t, os.WriteFile(procPath(r.proxy.PID(), "clear_refs"), []byte("5"), 0))
 	before := r.peak(t)
 	f()
 	if grown := r.peak(t) - before; grown > maxGrowth {
@@ -212,10 +217,12 @@ func (r *rig) bounded(t *testing.T, f func()) {
 	}
 }
 
+func procPath(pid int, name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }
+
 // peak returns VmHWM in bytes.
 func (r *rig) peak(t *testing.T) int {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.proxy.PID()))
+	status, err := os.ReadFile(procPath(r.proxy.PID(), "status"))
 	must(t, err)
 	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {

@@ -65,7 +65,12 @@ func newWire(t *testing.T, conn net.Conn) *wire {
 // dialRaw connects to pgproxy and says nothing yet.
 func (r *rig) dialRaw(t *testing.T) *wire {
 	t.Helper()
-	conn, err := net.Dial("tcp", r.proxy.Address())
+	return dialRaw(t, r.proxy.Address())
+}
+
+func dialRaw(t *testing.T, address string) *wire {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	must(t, err)
 	return newWire(t, conn)
 }
@@ -158,9 +163,9 @@ func (w *wire) ends() (last message) {
 	w.t.Helper()
 	for {
 		m, err := w.read()
-		var timeout net.Error
+		timeout, ok := errors.AsType[net.Error](err)
 		switch {
-		case errors.As(err, &timeout) && timeout.Timeout():
+		case ok && timeout.Timeout():
 			w.t.Fatal("the connection was not closed")
 		case err != nil:
 			return last
@@ -168,6 +173,16 @@ func (w *wire) ends() (last message) {
 			last = m
 		}
 	}
+}
+
+// endsRaw reads bytes, not messages, until the connection is closed.
+func (w *wire) endsRaw() []byte {
+	w.t.Helper()
+	b, err := io.ReadAll(w.r)
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		w.t.Fatal("the connection was not closed")
+	}
+	return b
 }
 
 // value runs a query of one row and one column.
@@ -208,6 +223,12 @@ func (w *wire) reset() {
 func (w *wire) halfClose() {
 	w.t.Helper()
 	must(w.t, w.Conn.(*net.TCPConn).CloseWrite())
+}
+
+// pgError returns what a server said, nil when err is something else.
+func pgError(err error) *pgconn.PgError {
+	e, _ := errors.AsType[*pgconn.PgError](err)
+	return e
 }
 
 func (m message) code() string { return string(pgwire.ErrorField(m.head, 'C')) }
