@@ -193,9 +193,6 @@ func (c *Core) prepareParse(slot Slot, m *message, e *expect) {
 	if m.name != "" {
 		c.ensure(slot, m.name, m.prev) // so that a name in use is refused, and a free one is not
 		s.dirty = true
-		if slot == Standby && m.prev == nil {
-			c.shadow(m.st)
-		}
 	}
 	e.st, e.named, e.name, e.before = m.st, true, m.name, s.version(m.name)
 	s.setVersion(m.name, m.st.version)
@@ -227,14 +224,16 @@ func (c *Core) ensure(slot Slot, name string, st *statement) {
 	}
 }
 
-// shadow makes a statement on the primary that the client makes on the standby,
-// so that the primary knows what its result was when it was made.
-func (c *Core) shadow(st *statement) {
-	if !c.server[Primary].ready {
+// shadow makes a statement on the primary that the client has made on the standby,
+// so that the primary knows what its result was when it was made; st nil: drops it.
+// It does so in a batch of its own, which no error of the client's can undo.
+func (c *Core) shadow(name string, st *statement) {
+	p := &c.server[Primary]
+	if !p.ready || st == nil && p.version(name) == 0 {
 		return
 	}
 	c.applySettings(Primary)
-	c.ensure(Primary, st.name, st)
+	c.ensure(Primary, name, st)
 	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }
 

@@ -274,11 +274,17 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 	switch typ {
 	case pgwire.ParseComplete:
 		c.names.confirm(e.op)
+		if slot == Standby && !e.inject && e.name != "" {
+			c.shadow(e.name, e.st)
+		}
 		return true
 	case pgwire.BindComplete:
 		return true
 	case pgwire.CloseComplete:
 		c.names.confirm(e.op)
+		if slot == Standby && !e.inject && e.named && e.name != "" {
+			c.shadow(e.name, nil)
+		}
 		return true
 	case pgwire.RowDescription, pgwire.NoData:
 		if e.kind == pgwire.Describe && e.st != nil {
