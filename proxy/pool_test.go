@@ -405,7 +405,7 @@ func TestPoolClosesAStandbyThatWentDown(t *testing.T) {
 	pt := newPoolTest(t, DefaultPool(), 0)
 	pt.change(func(s *cluster.State) { s.Primary = "" })
 	lent := pt.get("u")
-	pt.change(func(s *cluster.State) { s.Backends[0].Status = cluster.StatusDown })
+	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Status = "", cluster.StatusDown })
 	var b [1]byte
 	if _, err := lent.Read(b[:]); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("lent connection: %v", err)
