@@ -284,7 +284,7 @@ func (s *startup) authenticate(ctx context.Context) error {
 			return nil
 		}
 		typ, body, err := readMessage(c.conn, &buf, step.MaxBody)
-		if errors.Is(err, errTooLong) {
+		if _, ok := errors.AsType[*pgwire.LengthError](err); ok || errors.Is(err, errTooLong) {
 			if fail := x.Oversized(); fail != nil {
 				return fail
 			}
