@@ -142,9 +142,9 @@ const (
 // String returns the name used in scripts.
 func (p protocol) String() string { return [...]string{"simple", "extended", "prepared"}[p] }
 
-// ask runs a query and returns its first value, "" when there is none. Prepared
-// statements get a name from key, and are prepared when it is new.
-func ask(ctx context.Context, conn *pgconn.PgConn, p protocol, key, sql string) (string, error) {
+// ask runs a query and returns its first value, "" when there is none. name is of
+// the prepared statement.
+func ask(ctx context.Context, conn *pgconn.PgConn, p protocol, name, sql string) (string, error) {
 	var results []*pgconn.Result
 	var err error
 	switch p {
@@ -153,12 +153,10 @@ func ask(ctx context.Context, conn *pgconn.PgConn, p protocol, key, sql string) 
 	case extended:
 		results, err = oneResult(conn.ExecParams(ctx, sql, nil, nil, nil, nil))
 	case prepared:
-		if sql != "" {
-			if _, err := conn.Prepare(ctx, key, sql, nil); err != nil {
-				return "", fmt.Errorf("prepare: %w", err)
-			}
+		if _, err := conn.Prepare(ctx, name, sql, nil); err != nil {
+			return "", fmt.Errorf("prepare: %w", err)
 		}
-		results, err = oneResult(conn.ExecPrepared(ctx, key, nil, nil, nil))
+		results, err = oneResult(conn.ExecPrepared(ctx, name, nil, nil, nil))
 	}
 	if err != nil {
 		return "", err
