@@ -60,6 +60,7 @@ const (
 	EffectSessionLock                         // advisory locks of the session
 	EffectCopyIn                              // COPY ... FROM STDIN
 	EffectIsolation                           // with EffectBegin or EffectSetLocal: an isolation level other than READ COMMITTED may hold
+	EffectDatabase                            // CREATE, ALTER or DROP DATABASE: some forms need that nobody else is connected
 	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ...: names and settings are not known any more
 )
 
@@ -76,7 +77,8 @@ const (
 var effectNames = []string{
 	"begin", "read-only", "end", "chain", "savepoint", "set", "set-local", "reset-all",
 	"discard-all", "may-change-state", "leftover", "temp", "listen", "prepare", "execute",
-	"deallocate", "ddl", "with-hold", "session-lock", "copy-in", "isolation", "unknown-in-session",
+	"deallocate", "ddl", "with-hold", "session-lock", "copy-in", "isolation", "database",
+	"unknown-in-session",
 }
 
 // String returns the names of the effects, separated by spaces.

@@ -73,9 +73,15 @@ func (p *judgement) statement(st statement) {
 	case "call":
 		p.call(st)
 	case "create":
+		if st.at(1).is("database") {
+			p.effects |= EffectDatabase
+		}
 		p.create(st)
 	case "alter", "drop", "import":
 		p.effects |= EffectDDL
+		if st.at(1).is("database") {
+			p.effects |= EffectDatabase
+		}
 		p.scan(st, false)
 	default:
 		p.scan(st, false)

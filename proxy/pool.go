@@ -482,6 +482,17 @@ func (bp *backendPool) retire(hard bool) (out []*link) {
 	return out
 }
 
+// closeIdle closes the idle connections of a backend, and those that are lent now
+// when they come back.
+func (p *pools) closeIdle(backend string) {
+	p.locked(func() []*link {
+		if bp := p.mu.byName[backend]; bp != nil {
+			return bp.retire(false)
+		}
+		return nil
+	})
+}
+
 func (p *pools) shutdown() {
 	p.locked(func() (out []*link) {
 		p.mu.shutdown = true

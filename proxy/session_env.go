@@ -228,6 +228,14 @@ func (e *sessionEnv) Distrust(sql []byte) {
 // CatalogChanged has the catalog of the session's database read again.
 func (e *sessionEnv) CatalogChanged() { e.catalog.invalidate() }
 
+// CloseIdle closes the connections to that server that nobody uses. The server
+// waits for their end for a while by itself.
+func (e *sessionEnv) CloseIdle(slot session.Slot) {
+	if sv := e.own.mu.servers[slot]; sv != nil {
+		e.own.wg.Go(func() { e.shared.pools.closeIdle(sv.loan.backend) })
+	}
+}
+
 // Wrote notes the user's last write.
 func (e *sessionEnv) Wrote() { e.shared.floors.note(e.own.client.user, e.Mark()) }
 

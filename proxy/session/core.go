@@ -63,6 +63,9 @@ type Env interface {
 	// CatalogChanged is called when a statement that may have changed functions or
 	// views was successful.
 	CatalogChanged()
+	// CloseIdle is called before a statement that fails while others are connected to
+	// a database: connections that nobody uses must not count.
+	CloseIdle(slot Slot)
 	// Wrote is called when a statement not known to be a read has been answered.
 	Wrote()
 	// Completed is called for each CommandComplete, and Failed for each

@@ -216,6 +216,7 @@ func (e *fakeEnv) Floors() bool                    { return true }
 func (e *fakeEnv) Parameter(Slot, []byte, []byte)  {}
 func (e *fakeEnv) Distrust(sql []byte)             { e.event("distrusts %s", sql) }
 func (e *fakeEnv) CatalogChanged()                 { e.event("catalog changed") }
+func (e *fakeEnv) CloseIdle(Slot)                  { e.event("closes idle connections") }
 func (e *fakeEnv) Wrote()                          { e.event("wrote") }
 func (e *fakeEnv) Completed(Slot, []byte)          {}
 func (e *fakeEnv) Failed(Slot, bool)               {}

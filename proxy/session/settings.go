@@ -172,6 +172,9 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover) != 0 {
 		s.leftover = true
 	}
+	if v.Effects&lb.EffectDatabase != 0 {
+		c.env.CloseIdle(slot)
+	}
 }
 
 // applyEffects takes the effects of a statement that was successful.
