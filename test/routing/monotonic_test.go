@@ -79,6 +79,52 @@ func TestCounterCanGoBack(t *testing.T) {
 	f.resume(t, "h2", "h3")
 }
 
+// TestCounterNeverGoesBackToThePrimary: PostgreSQL shows a commit on a standby
+// before it does on the primary, for as long as the committing process takes from
+// the flush of its record to the end of its transaction. Here that lasts until h3
+// replays, for which the commit waits. A session that has seen it on h2 must not
+// be answered by the primary meanwhile.
+func TestCounterNeverGoesBackToThePrimary(t *testing.T) {
+	f := newFixture(t, counterTables)
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'h3'", "SELECT pg_reload_conf()"} {
+		must(t, f.Primary().Exec(t.Context(), "postgres", sql))
+	}
+	await(t, "that h3 is synchronous", func(ctx context.Context) bool {
+		state, err := f.Primary().QueryValue(ctx, "postgres", "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'h3'")
+		must(t, err)
+		return state == "sync"
+	})
+	p := f.start(t, proxytest.Options{Balance: "mode: statement", Weights: map[string]int{"h2": 1}})
+	f.pause(t, "h3")
+	conn, err := f.Primary().Conn(t.Context(), pgtest.AppDatabase, pgtest.AppUser)
+	must(t, err)
+	var g errgroup.Group
+	g.Go(func() error {
+		defer conn.Close(context.WithoutCancel(t.Context()))
+		return conn.PgConn().Exec(t.Context(), "SET synchronous_commit = remote_apply; UPDATE counter SET n = 1").Close()
+	})
+	defer func() {
+		f.resume(t, "h3")
+		must(t, g.Wait())
+	}()
+	reader := connect(t, p)
+	await(t, "that h2 shows the increment", func(ctx context.Context) bool {
+		n, err := ask(ctx, reader, simple, "", "SELECT n FROM counter")
+		must(t, err)
+		return n == "1"
+	})
+	if _, err := ask(t.Context(), reader, simple, "", "INSERT INTO note VALUES (1, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		n, err := ask(t.Context(), reader, simple, "", "SELECT n FROM counter")
+		must(t, err)
+		if n != "1" {
+			t.Fatalf("the counter went from 1 to %s", n)
+		}
+	}
+}
+
 // step is a step back in time that a reader has seen.
 type step struct {
 	reader, read int // the second of the two reads
