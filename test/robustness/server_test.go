@@ -1,0 +1,218 @@
+package robustness
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgproxy/pgproxy/internal/pgtest"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/test/proxytest"
+)
+
+// situation is where a session stands when its server is lost.
+type situation struct {
+	name  string
+	enter func(*wire)
+	code  string // what the client gets when the connection breaks without a word; "": nothing, the session goes on
+	// inMessage: the client has half a message of the server, so that nothing can be
+	// said any more.
+	inMessage bool
+}
+
+var situations = []situation{
+	{name: "idle", enter: func(*wire) {}, code: ""},
+	{name: "in a result", code: "08007", enter: func(w *wire) {
+		w.query("/* pgproxy: primary */ " + endless)
+		for range 100 {
+			w.expect(pgwire.DataRow)
+		}
+	}, inMessage: true},
+	{name: "in a statement", code: "08007", enter: func(w *wire) {
+		w.query("SELECT pg_sleep(1000)")
+	}},
+	{name: "in COPY FROM", code: "08007", enter: func(w *wire) {
+		w.query("COPY t FROM STDIN")
+		w.expect(pgwire.CopyInResponse)
+		w.send(pgwire.AppendMessage(nil, pgwire.CopyData, []byte("copied\n")))
+	}},
+	{name: "in a transaction", code: "40001", enter: func(w *wire) {
+		w.exec("BEGIN")
+		w.exec("INSERT INTO t VALUES ('lost')")
+	}},
+	{name: "in a pipeline", code: "08007", enter: func(w *wire) {
+		b := pgwire.AppendParse(nil, "", "INSERT INTO t VALUES ('pipeline')", nil)
+		b = pgwire.AppendMessage(b, pgwire.Bind, make([]byte, 8))
+		w.send(pgwire.AppendEmpty(pgwire.AppendMessage(b, pgwire.Execute, make([]byte, 5)), pgwire.Flush))
+		w.expect(pgwire.CommandComplete)
+	}},
+	{name: "with a temporary table", code: "57P01", enter: func(w *wire) { w.exec("CREATE TEMP TABLE x (n int)") }},
+}
+
+// losses are the ways in which a primary is lost. told: it says why before it goes.
+var losses = []struct {
+	name string
+	told string // SQLSTATE of its last words, which are forwarded; "": none
+	lose func(*testing.T, *rig, string)
+	down bool // the server must be started again
+}{
+	{name: "pg_terminate_backend", told: "57P01", lose: func(t *testing.T, r *rig, pid string) {
+		must(t, r.cluster.Primary().Exec(t.Context(), "postgres", "SELECT pg_terminate_backend("+pid+")"))
+	}},
+	{name: "SIGKILL of the process", lose: func(t *testing.T, _ *rig, pid string) {
+		n, err := strconv.Atoi(pid)
+		must(t, err)
+		must(t, syscall.Kill(n, syscall.SIGKILL))
+	}},
+	{name: "immediate stop", down: true, lose: func(t *testing.T, r *rig, _ string) {
+		must(t, r.cluster.Primary().Stop(t.Context(), pgtest.StopImmediate))
+	}},
+	{name: "SIGKILL of the postmaster", told: "57P01", down: true, lose: func(t *testing.T, r *rig, _ string) {
+		must(t, r.cluster.Primary().Kill(t.Context()))
+	}},
+}
+
+// TestServers loses the primary in every way in every situation. Reads of others on
+// the standby go on, and everything is as before when the server is back.
+func TestServers(t *testing.T) {
+	r := startRig(t, 1, proxytest.Options{})
+	must(t, r.cluster.Primary().Exec(t.Context(), pgtest.AppDatabase, "CREATE TABLE t (v text); ALTER TABLE t OWNER TO app"))
+	must(t, r.cluster.WaitForCatchup(t.Context()))
+	for _, l := range losses {
+		t.Run(l.name, func(t *testing.T) {
+			var all []*wire
+			for _, s := range situations {
+				w := r.wire(t)
+				pid := w.value("SELECT pg_backend_pid()")
+				s.enter(w)
+				all = append(all, w)
+				if l.down || l.told == "" { // it takes all sessions of the server along
+					continue
+				}
+				l.lose(t, r, pid)
+				r.lost(t, s, w, l.told)
+			}
+			if l.told == "" || l.down {
+				l.lose(t, r, all[0].value("SELECT pg_backend_pid()"))
+				if l.down {
+					r.readsGoOn(t)
+					must(t, r.cluster.Primary().Start(t.Context()))
+				}
+				for i, s := range situations[1:] {
+					r.lost(t, s, all[i+1], l.told)
+				}
+				await(t, func() error { // pgproxy has seen the end of all of them
+					u, err := r.tryUsage(t.Context())
+					if err == nil && u.used > 0 {
+						err = fmt.Errorf("%d server connections are used", u.used)
+					}
+					return err
+				})
+				r.lost(t, situations[0], all[0], l.told)
+			}
+			r.servesAgain(t)
+		})
+	}
+}
+
+// lost checks how a session ends that has lost its server.
+func (r *rig) lost(t *testing.T, s situation, w *wire, told string) {
+	t.Helper()
+	if s.code == "" && told == "" { // a session with nothing at stake goes on
+		w.exec("INSERT INTO t SELECT 'x' WHERE false")
+		return
+	}
+	last := w.ends()
+	switch {
+	case last.typ == 0 && s.inMessage:
+	case last.typ == 0:
+		t.Errorf("%s: closed without a word", s.name)
+	case told != "" && last.code() == told:
+	case last.code() != s.code:
+		t.Errorf("%s: SQLSTATE %s (%s), want %q", s.name, last.code(), last.text(), s.code)
+	}
+}
+
+// readsGoOn reads from the standby while there is no primary.
+func (r *rig) readsGoOn(t *testing.T) {
+	t.Helper()
+	await(t, func() error {
+		ctx, done := context.WithTimeout(t.Context(), hangTimeout)
+		defer done()
+		conn, err := pgconn.Connect(ctx, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, "SELECT count(*) FROM t").ReadAll()
+		return err
+	})
+}
+
+// servesAgain writes through pgproxy and finds nothing of the lost sessions.
+func (r *rig) servesAgain(t *testing.T) {
+	t.Helper()
+	await(t, func() error {
+		ctx, done := context.WithTimeout(t.Context(), hangTimeout)
+		defer done()
+		conn, err := pgconn.Connect(ctx, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		results, err := conn.Exec(ctx, "CREATE TEMP TABLE again AS SELECT 1; SELECT count(*) FROM t").ReadAll()
+		if err != nil {
+			return err
+		}
+		if n := string(results[1].Rows[0][0]); n != "0" {
+			return fmt.Errorf("%s rows of lost sessions", n)
+		}
+		return nil
+	})
+	must(t, r.cluster.WaitForStreaming(t.Context()))
+}
+
+// TestStandbyLost kills the standby under reads.
+func TestStandbyLost(t *testing.T) {
+	r := startRig(t, 1, proxytest.Options{})
+	idle, rows, waiting, readOnly := r.wire(t), r.wire(t), r.wire(t), r.wire(t)
+	idle.value("SELECT count(*) FROM generate_series(1, 10)")
+	rows.query("/* pgproxy: standby */ " + endless)
+	rows.expect(pgwire.DataRow)
+	waiting.query("/* pgproxy: standby */ SELECT count(*) FROM generate_series(1, 3000) a, generate_series(1, 10000) b")
+	readOnly.exec("BEGIN READ ONLY")
+	readOnly.value("SELECT count(*) FROM generate_series(1, 10)")
+	r.on(t, r.cluster.Standbys()[0], "SELECT count(*) = 2 FROM pg_stat_activity WHERE usename = 'app' AND state = 'active'")
+	must(t, r.cluster.Standbys()[0].Stop(t.Context(), pgtest.StopImmediate)) // at once, even in a computation
+
+	if got := idle.value("SELECT count(*) FROM generate_series(1, 10)"); got != "10" {
+		t.Errorf("an idle session got %q", got)
+	}
+	// A read that had sent no row runs again; one that had is told to.
+	row := waiting.expect(pgwire.DataRow)
+	waiting.expect(pgwire.ReadyForQuery)
+	if got := string(row.head[6:]); got != "30000000" {
+		t.Errorf("a waiting read got %q", got)
+	}
+	for {
+		m, err := rows.read()
+		if err != nil { // in the middle of a row there is no way to say it
+			break
+		}
+		if m.typ == pgwire.ErrorResponse {
+			if m.code() != "40001" {
+				t.Errorf("a read with rows under way: SQLSTATE %s", m.code())
+			}
+			break
+		}
+	}
+	if last := readOnly.ends(); last.code() != "40001" {
+		t.Errorf("a read-only transaction: SQLSTATE %q", last.code())
+	}
+	must(t, r.cluster.Standbys()[0].Start(t.Context()))
+	must(t, r.cluster.WaitForStreaming(t.Context()))
+}
