@@ -46,18 +46,27 @@ type Proxy struct {
 // Build builds pgproxy into a directory of the test and returns its path.
 func Build(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "pgproxy")
+	path, err := BuildInto(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// BuildInto builds pgproxy into a directory, for several tests, and returns its path.
+func BuildInto(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "pgproxy")
 	args := []string{"build", "-o", path}
 	cgo := "CGO_ENABLED=0"
 	if raceEnabled {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
-	cmd := exec.CommandContext(t.Context(), "go", append(args, "github.com/pgproxy/pgproxy/cmd/pgproxy")...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/pgproxy/pgproxy/cmd/pgproxy")...)
 	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build pgproxy: %v\n%s", err, out)
+		return "", fmt.Errorf("build pgproxy: %w\n%s", err, out)
 	}
-	return path
+	return path, nil
 }
 
 // Options are what a test's configuration has beside what every one needs.

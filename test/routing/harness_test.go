@@ -22,12 +22,29 @@ import (
 // patience bounds what waits for something that is certain to happen.
 const patience = time.Minute
 
-// fixture is a cluster with tables, and the binary to put in front of it.
+// binary is the path of pgproxy, which all tests run.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "pgproxy-routing")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		binary, err = proxytest.BuildInto(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// fixture is a cluster with tables, to put pgproxy in front of.
 type fixture struct {
 	*pgtest.Cluster
-	binary string
-	read   map[*pgtest.Server]int64 // of the servers' logs, in bytes
-	tag    int                      // of the last statement
+	read map[*pgtest.Server]int64 // of the servers' logs, in bytes
+	tag  int                      // of the last statement
 }
 
 // newFixture starts a primary h1 and the standbys h2 and h3, and runs sql on the
@@ -35,7 +52,6 @@ type fixture struct {
 func newFixture(t *testing.T, sql string) *fixture {
 	t.Helper()
 	f := &fixture{
-		binary: proxytest.Build(t),
 		Cluster: pgtest.StartCluster(t, pgtest.Options{Standbys: 2, Settings: map[string]string{
 			"max_connections": "200",
 		}}),
@@ -53,7 +69,7 @@ func newFixture(t *testing.T, sql string) *fixture {
 // start puts pgproxy in front of the cluster.
 func (f *fixture) start(t *testing.T, o proxytest.Options) *proxytest.Proxy {
 	t.Helper()
-	return proxytest.StartWith(t, f.binary, f.Cluster, o)
+	return proxytest.StartWith(t, binary, f.Cluster, o)
 }
 
 // mark returns sql with a comment by which the statement is found in the logs.
