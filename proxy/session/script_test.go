@@ -264,6 +264,8 @@ func serverMessage(t testing.TB, line string) []byte {
 		return pgwire.AppendReadyForQuery(nil, rest[0])
 	case "E":
 		return pgwire.AppendError(nil, "ERROR", rest, "text", "", "")
+	case "garbage":
+		return make([]byte, pgwire.HeaderLen)
 	case "FATAL":
 		return pgwire.AppendError(nil, "FATAL", rest, "text", "", "")
 	case "C":

@@ -176,7 +176,8 @@ func (c *Core) Server(slot Slot, b []byte) int {
 		if !ok {
 			return pos
 		}
-		if err != nil {
+		if err != nil { // it cannot be understood any more, and is not the session's
+			c.detach = append(c.detach, Detachment{Slot: slot})
 			c.ServerClosed(slot)
 			return len(b)
 		}
