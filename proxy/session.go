@@ -381,10 +381,8 @@ func (s *clientSession) finish() {
 // abort ends the session at once.
 func (s *clientSession) abort() {
 	s.mu.Lock()
-	s.mu.over = true
-	s.wakeAll()
-	s.mu.Unlock()
-	_ = s.client.conn.SetDeadline(time.Unix(1, 0))
+	defer s.mu.Unlock()
+	s.breakOff()
 }
 
 // tearDown gives the server connections back and waits for every goroutine.

@@ -114,7 +114,9 @@ func (s *clientSession) write(w *writing) {
 			// Its reader finds out and tells the core.
 			p.failed, p.queue = true, nil
 			if p == &s.mu.client {
-				s.clientLost()
+				// Nobody is there for what the servers still do, which may be without end.
+				// A client that has only closed its own direction can be written to.
+				s.breakOff()
 			}
 		}
 		if len(p.queue) == 0 {
@@ -128,17 +130,16 @@ func (s *clientSession) write(w *writing) {
 	s.wakeAll()
 }
 
-// clientLost ends the session of a client that cannot be written to: nobody is there
-// for what its servers still do, which may be without end. One that has only closed
-// its own direction can be written to. The lock is held.
-func (s *clientSession) clientLost() {
+// breakOff ends the session at once, whatever its goroutines are writing. The lock is
+// held.
+func (s *clientSession) breakOff() {
 	s.mu.over = true
 	s.wakeAll()
 	past := time.Unix(1, 0)
 	_ = s.client.conn.SetDeadline(past)
 	for _, sv := range s.mu.servers {
 		if sv != nil {
-			_ = sv.conn.SetWriteDeadline(past) // the client's goroutine may be writing
+			_ = sv.conn.SetWriteDeadline(past)
 		}
 	}
 }

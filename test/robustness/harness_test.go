@@ -19,7 +19,7 @@ import (
 
 const (
 	// hangTimeout ends whatever hangs.
-	hangTimeout = 15 * time.Second
+	hangTimeout = time.Minute
 	// maxGrowth bounds the memory that pgproxy may take for one misbehaving session,
 	// whatever the size of its messages, in bytes.
 	maxGrowth = 64 << 20
