@@ -5,8 +5,8 @@ import (
 	"github.com/pgproxy/pgproxy/lb"
 )
 
-// statement is a prepared statement of the session. It is immutable but for row,
-// and for show statements, which are parsed anew for each Bind.
+// statement is a prepared statement of the session. It is immutable but for row and
+// void, and for show statements, which are parsed anew for each Bind.
 type statement struct {
 	name    string
 	version uint64 // unique in the session; tells which text a server has under the name
@@ -18,6 +18,8 @@ type statement struct {
 	sql []byte
 	// row is a hash of the RowDescription that the client was given for it, 0: none.
 	row uint64
+	// void: its Parse has failed or was skipped.
+	void bool
 	// show names the SHOW command of pgproxy's own that it stands for.
 	show string
 }
@@ -101,8 +103,8 @@ func (n *names) confirm(o *op) {
 
 // confirmNone is called when it has not, and the name is free since.
 func (n *names) confirmNone(o *op) {
-	if n.remove(o) {
-		n.surprises++
+	if o != nil && o.pending {
+		n.cancel(o)
 		n.set(o.name, nil)
 	}
 }
@@ -111,6 +113,9 @@ func (n *names) confirmNone(o *op) {
 func (n *names) cancel(o *op) {
 	if n.remove(o) {
 		n.surprises++
+		if o.st != nil {
+			o.st.void = true
+		}
 	}
 }
 

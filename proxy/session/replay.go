@@ -227,13 +227,11 @@ func (c *Core) dropOwed(s *server) {
 	if e := s.next(); e.kind == pgwire.Query {
 		return
 	}
+	s.undo()
 	for e := s.next(); e != nil && e.kind != pgwire.Sync; e = s.next() {
-		if e.named {
-			s.setVersion(e.name, e.before)
-		}
 		s.pop()
 	}
-	s.recount()
+	s.redo()
 }
 
 // leaveStandby ends what is open on the standby: the batch, the transaction.
@@ -262,6 +260,9 @@ func (c *Core) emitReplay() {
 			c.applySettings(Primary)
 		}
 		fresh = m.endsBatch()
+		if (m.typ == pgwire.Bind || m.stmt) && m.st != nil && m.st.void { // its Parse was before what is repeated
+			m.st = c.names.lookupAt([]byte(m.name), m.seq)
+		}
 		c.send(Primary, m, m.bytes(buf), -1, i < done)
 	}
 	c.sent.skip = skip
@@ -305,6 +306,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	if slot == Primary {
 		c.noteWrite()
 	}
+	c.seen, c.floor.waiting = seen{}, false
 	owed, midway, tx, bound := s.live > 0, s.left > 0 && !s.dropping, s.tx, c.standbyBound()
 	applied := *s
 	*s = server{out: applied.out}

@@ -41,6 +41,7 @@ type expect struct {
 	kind    byte // type of the client message; copyEnd
 	inject  bool // sent by us: the answer is swallowed
 	journal bool // with inject: sets a setting
+	confirm bool // with inject: asks for what seen needs
 	failed  bool // of Query: an error has come
 
 	verdict *lb.Verdict // of Query and Execute
@@ -126,17 +127,26 @@ func (s *server) setVersion(name string, v uint64) {
 // deallocated notes that the server has dropped a named statement, or all of them
 // (""). What was sent behind that was counted as done already, and still is.
 func (s *server) deallocated(name string) {
+	s.undo()
 	if name == "" {
 		clear(s.names)
 	} else {
 		delete(s.names, name)
 	}
-	s.recount()
+	s.redo()
 }
 
-// recount counts what is in flight as done, after something before it was not as
-// foreseen.
-func (s *server) recount() {
+// undo takes back what was counted of the statements in flight, so that the
+// versions are those of what has been answered. redo counts them again.
+func (s *server) undo() {
+	for i := len(s.ring) - 1; i >= s.head; i-- {
+		if e := &s.ring[i]; e.named {
+			s.setVersion(e.name, e.before)
+		}
+	}
+}
+
+func (s *server) redo() {
 	for i := s.head; i < len(s.ring); i++ {
 		e := &s.ring[i]
 		if e.kind == pgwire.Query {
@@ -230,6 +240,9 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	mine := e != nil && e.inject
 	switch typ {
 	case pgwire.DataRow, pgwire.CopyData:
+		if mine && e.confirm {
+			c.seen.confirmRow(slot, body)
+		}
 		if mine || e == nil && slot == Standby || c.sent.skip > 0 {
 			return false
 		}
@@ -384,6 +397,9 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		if s.tx == pgwire.TxIdle {
 			s.rollingBack = false
 		}
+		if done.confirm {
+			c.confirmAnswered(done.failed)
+		}
 		return false
 	}
 	c.sent.skip = 0
@@ -483,21 +499,18 @@ func (c *Core) skipOwed(s *server) {
 	for end < len(s.ring) && s.ring[end].kind != pgwire.Sync {
 		end++
 	}
+	s.undo()
+	if e := &s.ring[first]; e.kind == pgwire.Parse && e.named && e.name == "" {
+		s.unnamed = 0 // the server drops the unnamed statement before it parses
+		c.names.confirmNone(e.op)
+	}
 	for i := end - 1; i >= first; i-- {
-		e := &s.ring[i]
-		if e.named {
-			if i == first && e.kind == pgwire.Parse && e.name == "" {
-				e.before = 0 // the server drops the unnamed statement before it parses
-				c.names.confirmNone(e.op)
-			}
-			s.setVersion(e.name, e.before)
-		}
-		c.names.cancel(e.op)
+		c.names.cancel(s.ring[i].op)
 	}
 	for range end - first {
 		s.pop()
 	}
-	s.recount()
+	s.redo()
 	s.copyIn = false
 }
 

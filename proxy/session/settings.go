@@ -201,8 +201,9 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	case v.Effects&lb.EffectPrepare != 0:
 		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v, sql: bytes.Clone(sql)}
 		c.names.bySQL(v.Name, st)
+		s.undo()
 		s.setVersion(v.Name, st.version)
-		s.recount()
+		s.redo()
 	case v.Effects&lb.EffectDeallocate != 0 && v.Name != "":
 		c.names.bySQL(v.Name, nil)
 		s.deallocated(v.Name)
