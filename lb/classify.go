@@ -124,6 +124,7 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 		}
 		if len(statements) == 1 {
 			v.Show, v.Name, v.Setting, v.Inner = p.show, p.name, p.setting, p.inner
+			v.Silent = silent(st)
 		}
 	}
 	v.Unknown = unknown
@@ -142,6 +143,11 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 		v.Effects |= EffectUnknownInSession
 	}
 	return v
+}
+
+// silent reports INSERT, UPDATE and DELETE without RETURNING.
+func silent(st statement) bool {
+	return (st.at(0).is("insert") || st.at(0).is("update") || st.at(0).is("delete")) && !st.has("returning")
 }
 
 // deny takes Read back.

@@ -11,6 +11,8 @@ type Verdict struct {
 	// Unknown: Read is false only because the catalog or a function is not known
 	// yet; the driver should have the catalog loaded in the background.
 	Unknown bool
+	// Silent: a single INSERT, UPDATE or DELETE whose answer shows nothing but a count.
+	Silent bool
 	// Why says why Read is false, for logs and operators; "" when it is true.
 	Why string
 	// Statements is the number of statements (0 for an empty query).

@@ -219,6 +219,9 @@ func (e *sessionEnv) RequestSample() { e.shared.sampler.Request() }
 // Floors reports whether the session must see its writes and not go back in time.
 func (e *sessionEnv) Floors() bool { return e.shared.cfg.Balance.Consistency == lb.ConsistencySession }
 
+// Confirms: a session that must not go back in time asks.
+func (e *sessionEnv) Confirms() bool { return e.Floors() }
+
 // Distrust sends statements of that shape to the primary for a while.
 func (e *sessionEnv) Distrust(sql []byte) {
 	now := monotonic()

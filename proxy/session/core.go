@@ -55,6 +55,9 @@ type Env interface {
 	// Floors reports whether the session must see its own writes and never go back
 	// in time; else whatever a standby has replayed will do.
 	Floors() bool
+	// Confirms reports whether the primary is asked, before it answers a session that
+	// a standby has answered, if it shows all that the standby has shown.
+	Confirms() bool
 	// Parameter is called with each ParameterStatus.
 	Parameter(slot Slot, name, value []byte)
 	// Distrust is called with a statement that a standby could not run although it
@@ -106,6 +109,7 @@ type Core struct {
 	journal  journal
 	pins     pin
 	floor    floor
+	seen     seen
 	readOnly readOnly
 	sent     sent
 
@@ -140,6 +144,8 @@ type batch struct {
 	large   bool // too much to look at, or to keep
 	moved   bool // its start went to the standby, the rest goes to the primary
 	hint    lb.Target
+	loud    bool   // with write: an answer may show data
+	givenUp bool   // its reads go to the primary
 	standby string // chosen, but not known to have caught up
 }
 
@@ -185,7 +191,7 @@ func (c *Core) AttachFailed(slot Slot, raw []byte) {
 	switch {
 	case slot == Standby:
 		if c.batch.slot == Standby {
-			c.batch.slot = Primary
+			c.batch.slot, c.batch.ended, c.batch.givenUp = None, true, true
 		}
 	case c.sent.pending:
 		c.failReplay(raw)

@@ -32,6 +32,9 @@ func (c *Core) answered(slot Slot) {
 		f.last = c.server[Primary].id
 	}
 	f.set, f.resolved, f.mark = true, false, c.env.Mark()
+	if slot == Standby && c.env.Confirms() {
+		c.seen.shown = true
+	}
 }
 
 // notified notes a notification of the primary: the client may want to read what
@@ -82,10 +85,13 @@ func (c *Core) Waiting() bool { return c.floor.waiting }
 // the last time: the standby may be far behind.
 func (c *Core) StopWaiting() {
 	f := &c.floor
-	if f.waiting {
+	switch {
+	case f.waiting && c.seen.stage == confirmWait:
+		f.waiting, c.seen.due = false, true
+	case f.waiting:
 		f.waiting, f.refused = false, 0
 		f.patience = min(4*f.patience, mostPatience)
-		c.batch.slot = Primary
+		c.batch.givenUp = true
 	}
 }
 

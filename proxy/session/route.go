@@ -17,6 +17,7 @@ func (c *Core) consider(m *message) {
 	}
 	read, neutral := c.canRead(m)
 	b.write = b.write || !read
+	b.loud = b.loud || !read && !silent(m)
 	b.reads = b.reads || (read && !neutral)
 	b.begin = b.begin || m.begins()
 	b.control = b.control && (read || controls(m))
@@ -34,9 +35,21 @@ func (c *Core) consider(m *message) {
 		b.write = true // its portals may be asked for more behind a write
 	}
 	if m.have < m.n || c.heldLen >= maxLook && !m.endsBatch() {
-		b.write, b.ended, b.large = true, true, true
+		b.write, b.loud, b.ended, b.large = true, true, true, true
 	}
-	b.ended = b.ended || b.write && !c.readOnly.open || m.endsBatch() || m.typ == pgwire.Flush
+	decided := b.write && (b.loud || !c.seen.shown) && !c.readOnly.open
+	b.ended = b.ended || decided || m.endsBatch() || m.typ == pgwire.Flush
+}
+
+// silent reports a write whose answer shows nothing of the data.
+func silent(m *message) bool {
+	switch {
+	case m.typ == pgwire.Query:
+		return m.verdict.Silent
+	case m.typ == pgwire.Parse, m.typ == pgwire.Bind:
+		return m.st != nil && m.st.verdict.Silent
+	}
+	return false
 }
 
 // canRead reports whether a message alone may go to a standby, and whether that
@@ -135,16 +148,26 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case inReadOnly:
 		return Standby, false
 	case c.readOnly.open:
+		if c.unconfirmed() {
+			return None, true
+		}
 		c.replay() // the transaction moves to the primary before it has answered a query
 		return Primary, c.sent.pending
-	case b.write, c.pins&pinReads != 0, b.hint == lb.ToPrimary:
-		return Primary, false
+	case b.write, c.pins&pinReads != 0, b.hint == lb.ToPrimary, b.givenUp && c.seen.stage != confirmWait:
+		return Primary, c.unconfirmed()
 	case b.show && (p.ready || !s.ready), !b.reads && !b.begin && p.ready:
 		return Primary, false
 	case b.show, !b.reads && !b.begin && s.ready:
 		return Standby, false
+	case c.seen.stage == confirmNone:
+		slot, wait = c.chooseRead()
+		return slot, wait || slot == Primary && c.unconfirmed()
+	case s.ready && c.caughtUp(s.backend, s.id): // meanwhile
+		c.seen.stage = confirmNone
+		c.unblocked()
+		return Standby, false
 	}
-	return c.chooseRead()
+	return Primary, c.unconfirmed()
 }
 
 // chooseRead picks the server for reads outside of a transaction; wait: when the

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
@@ -169,6 +170,7 @@ type fakeEnv struct {
 	catalog    *lb.Catalog
 	scratch    lb.Scratch
 	choose     string
+	confirms   bool
 	samples    *cluster.Samples
 	mark       uint64
 	events     []string
@@ -184,6 +186,8 @@ func (e *fakeEnv) set(t *testing.T, key, value string) {
 		return n
 	}
 	switch key {
+	case "confirms":
+		e.confirms = true
 	case "choose":
 		e.choose = value
 	case "mark":
@@ -212,6 +216,7 @@ func (e *fakeEnv) Choose(string, lb.Target) string { return e.choose }
 func (e *fakeEnv) Samples() *cluster.Samples       { return e.samples }
 func (e *fakeEnv) Mark() uint64                    { return e.mark }
 func (e *fakeEnv) RequestSample()                  { e.event("asks for a sample") }
+func (e *fakeEnv) Confirms() bool                  { return e.confirms }
 func (e *fakeEnv) Floors() bool                    { return true }
 func (e *fakeEnv) Parameter(Slot, []byte, []byte)  {}
 func (e *fakeEnv) Distrust(sql []byte)             { e.event("distrusts %s", sql) }
@@ -270,6 +275,9 @@ func serverMessage(t testing.TB, line string) []byte {
 		return pgwire.AppendError(nil, "FATAL", rest, "text", "", "")
 	case "C":
 		return pgwire.AppendCommandComplete(nil, rest)
+	case "row": // a DataRow of one column
+		body := binary.BigEndian.AppendUint32([]byte{0, 1}, uint32(len(rest)))
+		return pgwire.AppendMessage(nil, pgwire.DataRow, append(body, rest...))
 	case "S":
 		name, value, _ := strings.Cut(rest, " ")
 		return pgwire.AppendParameterStatus(nil, name, value)

@@ -1,0 +1,175 @@
+package session
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// seen keeps a session from going back in time when it moves from a standby to
+// the primary.
+//
+// PostgreSQL shows a commit on a standby as soon as its record is replayed, on the
+// primary only when the committing process has taken itself off the list of
+// running transactions: after the flush and, with synchronous replication, after
+// the standbys' answers. So the primary may lack what a standby has shown.
+// Before it answers:
+//
+//  1. The standby is asked for X = pg_snapshot_xmax: what it has shown is below.
+//  2. The primary is asked for its snapshot at the same time. Below X, what runs
+//     there may have been shown. Mostly nothing does.
+//  3. Else the standby is asked which of those it calls committed,
+//  4. and the primary again and again until none of these runs any more.
+//
+// The primary's list is complete for what is visible: a transaction that is not on
+// it has ended there.
+type seen struct {
+	shown bool // the standby has answered since the primary was last confirmed
+	stage confirmStage
+	owed  int // answers
+	due   bool
+	xmax  uint64
+	snap  string
+	xids  []uint64
+}
+
+type confirmStage uint8
+
+const (
+	confirmNone   confirmStage = iota
+	confirmAsk                 // rules 1 and 2
+	confirmCommit              // rule 3
+	confirmRuns                // rule 4: the question is on its way
+	confirmWait                // rule 4: until it is asked again
+)
+
+const (
+	askShown    = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"
+	askSnapshot = "SELECT pg_catalog.pg_current_snapshot()"
+	// maxConfirm bounds the transactions asked about. With more, the numbers of the
+	// two servers have nothing to do with each other.
+	maxConfirm = 10000
+)
+
+// unconfirmed reports that the primary must not answer the batch yet.
+func (c *Core) unconfirmed() bool {
+	v := &c.seen
+	switch v.stage {
+	case confirmNone:
+		if !v.shown || c.batch.write && !c.batch.loud || !c.server[Primary].ready || !c.server[Standby].ready {
+			return false
+		}
+		v.stage, v.xids = confirmAsk, v.xids[:0]
+		c.confirmBy(Standby, askShown)
+		c.confirmBy(Primary, askSnapshot)
+		return true
+	case confirmWait:
+		if v.due {
+			v.stage, v.due = confirmRuns, false
+			c.confirmBy(Primary, askSnapshot)
+		}
+		return true
+	case confirmAsk, confirmCommit, confirmRuns:
+	}
+	return true
+}
+
+func (c *Core) confirmBy(slot Slot, sql string) {
+	c.seen.owed++
+	c.inject(slot, pgwire.AppendQuery(nil, sql), expect{kind: pgwire.Query, confirm: true})
+	c.server[slot].unnamed = 0
+}
+
+// confirmRow takes a row of an answer: one column, in text.
+func (v *seen) confirmRow(slot Slot, body []byte) {
+	if len(body) < 6 || int(int32(binary.BigEndian.Uint32(body[2:]))) != len(body)-6 {
+		return
+	}
+	text := string(body[6:])
+	n, err := strconv.ParseUint(text, 10, 64)
+	switch {
+	case slot == Primary:
+		v.snap = text
+	case err != nil:
+	case v.stage == confirmAsk:
+		v.xmax = n
+	case v.stage == confirmCommit:
+		v.xids = append(v.xids, n)
+	}
+}
+
+// confirmAnswered is called with the end of each answer; failed: with an error,
+// after which nothing can be found out.
+func (c *Core) confirmAnswered(failed bool) {
+	v := &c.seen
+	if v.stage == confirmNone {
+		return
+	}
+	if v.owed--; failed {
+		*v = seen{owed: v.owed}
+		return
+	}
+	if v.owed > 0 {
+		return
+	}
+	switch v.stage {
+	case confirmAsk:
+		v.xids = running(v.snap, v.xmax)
+		if len(v.xids) > 0 && len(v.xids) <= maxConfirm {
+			v.stage = confirmCommit
+			sql := commitsOf(v.xids)
+			v.xids = v.xids[:0]
+			c.confirmBy(Standby, sql)
+			return
+		}
+		*v = seen{}
+	case confirmCommit, confirmRuns:
+		if v.stage == confirmRuns {
+			now := running(v.snap, v.xmax)
+			v.xids = slices.DeleteFunc(v.xids, func(x uint64) bool { return !slices.Contains(now, x) })
+		}
+		if len(v.xids) == 0 {
+			*v = seen{}
+			return
+		}
+		v.stage = confirmWait
+		c.floor.waiting = true // the driver lets the core look again, and at last asks by StopWaiting
+	case confirmNone, confirmWait:
+	}
+}
+
+// running returns the transactions below xmax that a snapshot of the primary
+// ("xmin:xmax:xip,...") does not show: those on its list, and those that have
+// begun after the last one that ended.
+func running(snapshot string, xmax uint64) (xids []uint64) {
+	parts := strings.Split(snapshot, ":")
+	if len(parts) != 3 {
+		return nil
+	}
+	for _, s := range strings.Split(parts[2], ",") {
+		if x, err := strconv.ParseUint(s, 10, 64); err == nil && x < xmax {
+			xids = append(xids, x)
+		}
+	}
+	next, err := strconv.ParseUint(parts[1], 10, 64)
+	if err != nil {
+		return nil
+	}
+	for x := next; x < xmax && len(xids) <= maxConfirm; x++ {
+		xids = append(xids, x)
+	}
+	return xids
+}
+
+func commitsOf(xids []uint64) string {
+	list := make([]string, len(xids))
+	for i, x := range xids {
+		list[i] = strconv.FormatUint(x, 10)
+	}
+	return fmt.Sprintf("SELECT x FROM pg_catalog.unnest('{%s}'::pg_catalog.xid8[]) x WHERE pg_catalog.pg_xact_status(x) = 'committed'",
+		strings.Join(list, ","))
+}
