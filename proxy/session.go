@@ -105,8 +105,6 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	s.env.catalog.await(s.ctx)
 	secret, unregister := sh.cancels.register(loan.pid, c.protocol32(), s)
 	defer unregister()
-	sh.add(s)
-	defer sh.remove(s)
 	if _, err := c.conn.Write(s.greeting(loan, secret)); err != nil {
 		loan.Close()
 		return fmt.Errorf("greet client: %w", err)
@@ -118,6 +116,11 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	s.mu.Lock()
 	s.place(slot, loan)
 	s.mu.Unlock()
+	sh.add(s)
+	defer sh.remove(s)
+	if sh.draining.Load() != nil {
+		s.drain()
+	}
 
 	stop := context.AfterFunc(s.ctx, s.abort)
 	defer stop()
@@ -240,7 +243,7 @@ func (s *clientSession) place(slot session.Slot, loan *serverConn) {
 	sv := &server{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
 	s.mu.servers[slot] = sv
 	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh})
-	go s.readServer(slot, sv)
+	s.wg.Go(func() { s.readServer(slot, sv) })
 }
 
 // follow carries out what the core asks for beside writing. The lock is held.
@@ -255,7 +258,7 @@ func (s *clientSession) follow() {
 		s.mu.attach = true
 		s.wg.Go(func() { s.attach(slot, backend) })
 	}
-	if s.mu.core.Waiting() && !s.mu.sampling {
+	if s.mu.core.Waiting() && !s.mu.sampling && !s.mu.over {
 		s.mu.sampling = true
 		s.wg.Go(s.awaitSamples)
 	}

@@ -30,7 +30,7 @@ import (
 type seen struct {
 	shown bool // the standby has answered since the primary was last confirmed
 	stage confirmStage
-	owed  int // answers
+	owed  int // answers, also to questions that were given up
 	due   bool
 	xmax  uint64
 	snap  string
@@ -84,6 +84,22 @@ func (c *Core) confirmBy(slot Slot, sql string) {
 	c.server[slot].unnamed = 0
 }
 
+// loseConfirm gives up what was asked: a connection has ended. The answers that it
+// owed do not come.
+func (c *Core) loseConfirm(slot Slot) {
+	v := &c.seen
+	if v.stage == confirmWait {
+		c.floor.waiting = false
+	}
+	s := &c.server[slot]
+	for i := s.head; i < len(s.ring); i++ {
+		if s.ring[i].confirm {
+			v.owed--
+		}
+	}
+	*v = seen{owed: v.owed}
+}
+
 // confirmRow takes a row of an answer: one column, in text.
 func (v *seen) confirmRow(slot Slot, body []byte) {
 	if len(body) < 6 || int(int32(binary.BigEndian.Uint32(body[2:]))) != len(body)-6 {
@@ -106,14 +122,14 @@ func (v *seen) confirmRow(slot Slot, body []byte) {
 // after which nothing can be found out.
 func (c *Core) confirmAnswered(failed bool) {
 	v := &c.seen
-	if v.stage == confirmNone {
+	v.owed--
+	switch {
+	case v.stage == confirmNone: // given up before
 		return
-	}
-	if v.owed--; failed {
+	case failed:
 		*v = seen{owed: v.owed}
 		return
-	}
-	if v.owed > 0 {
+	case v.owed > 0:
 		return
 	}
 	switch v.stage {

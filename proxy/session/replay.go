@@ -306,7 +306,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	if slot == Primary {
 		c.noteWrite()
 	}
-	c.seen, c.floor.waiting = seen{}, false
+	c.loseConfirm(slot)
 	owed, midway, tx, bound := s.live > 0, s.left > 0 && !s.dropping, s.tx, c.standbyBound()
 	applied := *s
 	*s = server{out: applied.out}

@@ -162,7 +162,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case c.seen.stage == confirmNone:
 		slot, wait = c.chooseRead()
 		return slot, wait || slot == Primary && c.unconfirmed()
-	case s.ready && c.caughtUp(s.backend, s.id): // meanwhile
+	case c.seen.stage == confirmWait && s.ready && c.caughtUp(s.backend, s.id): // meanwhile
 		c.seen.stage = confirmNone
 		c.unblocked()
 		return Standby, false

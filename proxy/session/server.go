@@ -469,6 +469,13 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if slot == Standby && c.standbyError(e, code, body) {
 		return false
 	}
+	if slot == Primary && e.inject && e.journal {
+		// The session would go on with other settings, or with another role.
+		c.toClient(None, pgwire.AppendError(nil, "FATAL", "57P01",
+			"pgproxy: the session's settings cannot be restored on another connection", "", ""))
+		c.closed = true
+		return false
+	}
 	mine := e.inject
 	e.failed = true
 	if e.kind != pgwire.Query && e.kind != pgwire.FunctionCall && e.kind != pgwire.Sync {
