@@ -369,16 +369,23 @@ func (s *clientSession) giveBack(sv *server, left session.Leftovers) {
 
 // finish closes the client's connection when everything has been written to it.
 func (s *clientSession) finish() {
-	s.mu.Lock()
-	for s.mu.client.busy && !s.mu.over {
-		s.wait()
-	}
-	s.mu.Unlock()
+	s.awaitWritten()
 	_ = s.client.conn.SetReadDeadline(time.Unix(1, 0)) // readClient returns
 	s.mu.Lock()
 	s.mu.over = true
 	s.wakeAll()
 	s.mu.Unlock()
+}
+
+// awaitWritten waits until the client has what the core put out for it, unless the
+// session is broken off: whoever finds the core closed may not be the one who writes
+// its last words.
+func (s *clientSession) awaitWritten() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.mu.client.busy && !s.mu.over {
+		s.wait()
+	}
 }
 
 // abort ends the session at once.
@@ -390,6 +397,7 @@ func (s *clientSession) abort() {
 
 // tearDown gives the server connections back and waits for every goroutine.
 func (s *clientSession) tearDown() {
+	s.awaitWritten()
 	_ = s.client.conn.SetDeadline(time.Unix(1, 0)) // for a reader of a server that writes to it
 	s.mu.Lock()
 	s.mu.over = true

@@ -284,7 +284,11 @@ func (s *startup) authenticate(ctx context.Context) error {
 			return nil
 		}
 		typ, body, err := readMessage(c.conn, &buf, step.MaxBody)
-		if _, ok := errors.AsType[*pgwire.LengthError](err); ok || errors.Is(err, errTooLong) {
+		_, impossible := errors.AsType[*pgwire.LengthError](err)
+		switch {
+		case typ != pgwire.Password && (impossible || errors.Is(err, errTooLong)):
+			err = nil // the type is what is wrong first
+		case impossible || errors.Is(err, errTooLong):
 			if fail := x.Oversized(); fail != nil {
 				return fail
 			}

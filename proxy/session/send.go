@@ -44,6 +44,9 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if c.server[slot].live == 0 {
 		c.applySettings(slot)
 	}
+	if c.server[slot].restoring > 0 {
+		return false // with other settings, or another role, a write could be a different one
+	}
 	ends := false
 	for i := range c.held {
 		m := &c.held[i]

@@ -23,6 +23,8 @@ type server struct {
 	unnamed uint64            // version of the unnamed one, 0: none
 	applied int               // position in the journal of settings
 
+	restoring int // answers owed to expect.restore
+
 	left     int  // bytes to come of the message that is passing through
 	dropping bool // they are thrown away
 	skipping bool // it ignores what comes until Sync, of which there is none on the way
@@ -41,6 +43,7 @@ type expect struct {
 	kind    byte // type of the client message; copyEnd
 	inject  bool // sent by us: the answer is swallowed
 	journal bool // with inject: sets a setting
+	restore bool // with journal: on the primary; what the client sends waits for it
 	confirm bool // with inject: asks for what seen needs
 	failed  bool // of Query: an error has come
 
@@ -397,6 +400,9 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		if s.tx == pgwire.TxIdle {
 			s.rollingBack = false
 		}
+		if done.restore {
+			s.restoring--
+		}
 		if done.confirm {
 			c.confirmAnswered(done.failed)
 		}
@@ -469,7 +475,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if slot == Standby && c.standbyError(e, code, body) {
 		return false
 	}
-	if slot == Primary && e.inject && e.journal {
+	if slot == Primary && e.restore {
 		// The session would go on with other settings, or with another role.
 		c.toClient(None, pgwire.AppendError(nil, "FATAL", "57P01",
 			"pgproxy: the session's settings cannot be restored on another connection", "", ""))

@@ -142,7 +142,10 @@ func (c *Core) applySettings(slot Slot) {
 		if e.seq <= s.applied {
 			continue
 		}
-		c.inject(slot, pgwire.AppendQuery(nil, string(e.sql)), expect{kind: pgwire.Query, journal: true})
+		c.inject(slot, pgwire.AppendQuery(nil, string(e.sql)), expect{kind: pgwire.Query, journal: true, restore: slot == Primary})
+		if slot == Primary {
+			s.restoring++
+		}
 		s.unnamed = 0
 		if e.kind == lb.EffectDiscardAll || e.kind == lb.EffectDeallocate {
 			clear(s.names)
