@@ -173,6 +173,8 @@ func ask(ctx context.Context, conn *pgconn.PgConn, p protocol, name, sql string)
 			return "", fmt.Errorf("prepare: %w", err)
 		}
 		results, err = oneResult(conn.ExecPrepared(ctx, name, nil, nil, nil))
+	default:
+		return "", fmt.Errorf("no protocol %d", p)
 	}
 	if err != nil {
 		return "", err
