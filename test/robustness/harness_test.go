@@ -21,8 +21,8 @@ const (
 	// hangTimeout ends whatever hangs.
 	hangTimeout = time.Minute
 	// maxGrowth bounds the memory that pgproxy may take for one misbehaving session,
-	// whatever the size of its messages, in bytes.
-	maxGrowth = 64 << 20
+	// whatever the size of its messages, and for a flood of half-open ones, in bytes.
+	maxGrowth = memoryFactor * 64 << 20
 	// slack is by how many file descriptors and goroutines pgproxy may differ from the
 	// beginning of a test at its end: probes and lookups come and go by themselves. A
 	// test that looks for leaks does what it does more often than that.

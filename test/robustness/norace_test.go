@@ -1,0 +1,6 @@
+//go:build !race
+
+package robustness
+
+// memoryFactor is one without the race detector.
+const memoryFactor = 1
