@@ -32,7 +32,7 @@ type clientSession struct {
 		sync.Mutex
 		core     *session.Core
 		client   peer
-		servers  [session.Standby + 1]*server
+		servers  [session.Standby + 1]*attachedServer
 		waiting  int  // goroutines in wait
 		progress bool // a server has answered since the client's goroutine looked
 		over     bool // everything is to end now
@@ -73,8 +73,8 @@ func (s *stateValue) store(state sessionState) {
 	}
 }
 
-// server is a server connection in one of the session's slots.
-type server struct {
+// attachedServer is a server connection in one of the session's slots.
+type attachedServer struct {
 	peer
 	loan   *serverConn
 	read   chan struct{} // closed when its reader has ended
@@ -240,7 +240,7 @@ func (s *clientSession) greeting(loan *serverConn, secret []byte) []byte {
 
 // place puts a server connection into a slot and starts its reader. The lock is held.
 func (s *clientSession) place(slot session.Slot, loan *serverConn) {
-	sv := &server{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
+	sv := &attachedServer{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
 	s.mu.servers[slot] = sv
 	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh})
 	s.wg.Go(func() { s.readServer(slot, sv) })
@@ -340,7 +340,7 @@ func (s *clientSession) acquireStandby(backend string) (*serverConn, error) {
 }
 
 // lose takes out a server connection that has ended. The lock is held.
-func (s *clientSession) lose(slot session.Slot, sv *server) {
+func (s *clientSession) lose(slot session.Slot, sv *attachedServer) {
 	s.mu.servers[slot] = nil
 	s.mu.core.ServerClosed(slot)
 	s.wg.Go(func() {
@@ -351,7 +351,7 @@ func (s *clientSession) lose(slot session.Slot, sv *server) {
 
 // giveBack ends the reader of a connection that is in no slot any more, and
 // returns the connection to its pool or closes it.
-func (s *clientSession) giveBack(sv *server, left session.Leftovers) {
+func (s *clientSession) giveBack(sv *attachedServer, left session.Leftovers) {
 	if !left.Reusable || sv.loan.SetReadDeadline(time.Unix(1, 0)) != nil {
 		sv.loan.terminate()
 		sv.loan.Close()

@@ -217,7 +217,7 @@ func (s *clientSession) awaitProgress() bool {
 
 // readServer moves the bytes of one server connection until it ends or is given
 // back.
-func (s *clientSession) readServer(slot session.Slot, sv *server) {
+func (s *clientSession) readServer(slot session.Slot, sv *attachedServer) {
 	defer close(sv.read)
 	buffer := readBuffer{small: make([]byte, smallBuffer), pool: &s.shared.bulk}
 	defer buffer.free()

@@ -39,16 +39,9 @@ func newCheckCommand() *cobra.Command {
 
 // Run prints the warnings to Stderr and "FILE: ok" to Stdout, or returns the faults.
 func (c *checkCommand) Run(context.Context) error {
-	if c.ConfigFile == "" {
-		return usageError{errors.New("which file? use -c FILE")}
-	}
-	data, err := os.ReadFile(c.ConfigFile)
+	f, err := readConfig(c.ConfigFile)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	f := configs.Parse(c.ConfigFile, data)
-	if f.Config != nil {
-		checkFiles(f)
+		return err
 	}
 	for _, w := range f.Warnings {
 		fmt.Fprintf(c.Stderr, "warning: %v\n", w)
@@ -60,6 +53,23 @@ func (c *checkCommand) Run(context.Context) error {
 		return fmt.Errorf("print result: %w", err)
 	}
 	return nil
+}
+
+// readConfig reads and checks a configuration file and the files that it names. The
+// error is about the file as such; what is wrong in it stands in the result.
+func readConfig(path string) (*configs.File, error) {
+	if path == "" {
+		return nil, usageError{errors.New("which file? use -c FILE")}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	f := configs.Parse(path, data)
+	if f.Config != nil {
+		checkFiles(f)
+	}
+	return f, nil
 }
 
 // checkFiles opens the files that the configuration names, but for those of sections

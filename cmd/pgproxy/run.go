@@ -2,14 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"github.com/pgproxy/pgproxy/configs"
 )
 
 // runCommand runs one member until its context ends.
@@ -45,16 +41,9 @@ func (c *runCommand) Ready() <-chan struct{} { return c.ready }
 // Run reads and checks the configuration before it opens anything, and returns
 // nil after an orderly stop.
 func (c *runCommand) Run(ctx context.Context) error {
-	if c.ConfigFile == "" {
-		return usageError{errors.New("which file? use -c FILE")}
-	}
-	data, err := os.ReadFile(c.ConfigFile)
+	f, err := readConfig(c.ConfigFile)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	f := configs.Parse(c.ConfigFile, data)
-	if f.Config != nil {
-		checkFiles(f)
+		return err
 	}
 	if len(f.Faults) > 0 {
 		return f.Faults
