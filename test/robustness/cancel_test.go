@@ -53,7 +53,7 @@ func testCancelOne(t *testing.T, r *rig) {
 }
 
 func testCancelRead(t *testing.T, r *rig) {
-	w := r.wire(t)
+	w := r.standbyWire(t)
 	w.query("/* pgproxy: standby */ " + sleeping)
 	r.on(t, r.cluster.Standbys()[0], "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%%1000000) b' AND state = 'active'")
 	r.cancel(t, w.pid, w.secret)

@@ -179,8 +179,7 @@ func (r *rig) servesAgain(t *testing.T) {
 // TestStandbyLost kills the standby under reads.
 func TestStandbyLost(t *testing.T) {
 	r := startRig(t, 1, proxytest.Options{})
-	idle, rows, waiting, readOnly := r.wire(t), r.wire(t), r.wire(t), r.wire(t)
-	idle.value("SELECT count(*) FROM generate_series(1, 10)")
+	idle, rows, waiting, readOnly := r.standbyWire(t), r.standbyWire(t), r.standbyWire(t), r.standbyWire(t)
 	rows.query("/* pgproxy: standby */ " + endless)
 	rows.expect(pgwire.DataRow)
 	waiting.query("/* pgproxy: standby */ SELECT count(*) FROM generate_series(1, 3000) a, generate_series(1, 10000) b")

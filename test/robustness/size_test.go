@@ -235,9 +235,10 @@ func testStoppedReader(t *testing.T, r *rig) {
 	for _, route := range []struct {
 		hint   string
 		server *pgtest.Server
-	}{{"primary", r.cluster.Primary()}, {"standby", r.cluster.Standbys()[0]}} {
+		open   func(*testing.T) *wire
+	}{{"primary", r.cluster.Primary(), r.wire}, {"standby", r.cluster.Standbys()[0], r.standbyWire}} {
 		for _, end := range []func(*wire){func(w *wire) { must(t, w.Close()) }, (*wire).reset} {
-			w := r.wire(t)
+			w := route.open(t)
 			w.query("/* pgproxy: " + route.hint + " */ " + endless)
 			for range 1000 {
 				w.expect(pgwire.DataRow)

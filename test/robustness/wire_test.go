@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +43,27 @@ func (r *rig) wire(t *testing.T) *wire {
 	t.Helper()
 	return openWire(t, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
 }
+
+// standbyWire opens a session whose reads have come to the only standby. They begin
+// on the primary where the standby does not show yet what the user wrote last.
+func (r *rig) standbyWire(t *testing.T) *wire {
+	t.Helper()
+	name := fmt.Sprintf("reader %d", readers.Add(1))
+	w := openWire(t, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser)+" application_name='"+name+"'")
+	await(t, func() error {
+		w.value("/* pgproxy: standby */ SELECT count(*) FROM generate_series(1, 10)")
+		n, err := r.cluster.Standbys()[0].QueryValue(t.Context(), "postgres",
+			"SELECT count(*) FROM pg_stat_activity WHERE application_name = '"+name+"' AND query LIKE '%generate_series(1, 10)'")
+		if err == nil && n != "1" {
+			err = errors.New("the session reads from the primary")
+		}
+		return err
+	})
+	return w
+}
+
+// readers counts the sessions of standbyWire, for their names.
+var readers atomic.Int64
 
 func openWire(t *testing.T, dsn string) *wire {
 	t.Helper()
