@@ -3,7 +3,6 @@ package session
 import (
 	"bytes"
 	"slices"
-	"strings"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
@@ -22,17 +21,6 @@ const (
 	pinReads = pinUnknown | pinTemporary | pinIsolation
 	pinBound = pinUnknown | pinTemporary | pinHeld
 )
-
-// String names the reasons, for operators.
-func (p pin) String() string {
-	var names []string
-	for i, name := range [...]string{"unknown state", "temporary relations", "transaction defaults", "LISTEN, session locks or WITH HOLD cursors"} {
-		if p&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, ", ")
-}
 
 // journal is the list of statements that bring a server to the session's
 // settings. Each server remembers how far it has come (server.applied).
@@ -229,6 +217,3 @@ func (c *Core) set(name string, sql []byte) {
 	}
 	c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectSet, name: name, sql: bytes.Clone(sql)})
 }
-
-// Pins says why the session's reads stay on the primary; "" when they do not.
-func (c *Core) Pins() string { return c.pins.String() }

@@ -141,30 +141,29 @@ func (r *rig) lost(t *testing.T, s situation, w *wire, told string) {
 func (r *rig) readsGoOn(t *testing.T) {
 	t.Helper()
 	await(t, func() error {
-		ctx, done := context.WithTimeout(t.Context(), hangTimeout)
-		defer done()
-		conn, err := pgconn.Connect(ctx, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
-		if err != nil {
-			return err
-		}
-		defer conn.Close(ctx)
-		_, err = conn.Exec(ctx, "SELECT count(*) FROM t").ReadAll()
+		_, err := r.runOnce(t, "SELECT count(*) FROM t")
 		return err
 	})
+}
+
+// runOnce runs SQL in a session of its own.
+func (r *rig) runOnce(t *testing.T, sql string) ([]*pgconn.Result, error) {
+	t.Helper()
+	ctx, done := context.WithTimeout(t.Context(), hangTimeout)
+	defer done()
+	conn, err := pgconn.Connect(ctx, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	return conn.Exec(ctx, sql).ReadAll()
 }
 
 // servesAgain writes through pgproxy and finds nothing of the lost sessions.
 func (r *rig) servesAgain(t *testing.T) {
 	t.Helper()
 	await(t, func() error {
-		ctx, done := context.WithTimeout(t.Context(), hangTimeout)
-		defer done()
-		conn, err := pgconn.Connect(ctx, r.proxy.DSN(pgtest.AppDatabase, pgtest.AppUser))
-		if err != nil {
-			return err
-		}
-		defer conn.Close(ctx)
-		results, err := conn.Exec(ctx, "CREATE TEMP TABLE again AS SELECT 1; SELECT count(*) FROM t").ReadAll()
+		results, err := r.runOnce(t, "CREATE TEMP TABLE again AS SELECT 1; SELECT count(*) FROM t")
 		if err != nil {
 			return err
 		}
