@@ -37,25 +37,35 @@ var imports = map[string]struct {
 	"proxy":             {[]string{"internal/cluster", "internal/pgwire", "lb", "proxy/..."}, "the data path knows the classifier and itself; health and failover are interfaces of its own"},
 	"proxy/auth":        {nil, "authentication is rules and arithmetic; the wire and the servers are proxy's"},
 	"proxy/session":     {[]string{"internal/cluster", "internal/pgwire", "lb"}, "the session core is driven by proxy, never the other way round"},
-	"configs":           {[]string{"internal/cluster", "lb", "health", "failover", "proxy", "proxy/auth"}, "the tree is made of the parts' own Config types"},
-	"cmd/pgproxy":       {[]string{"configs", "internal/cluster", "internal/pgwire", "internal/pgtest", "lb", "health", "failover", "proxy/..."}, "the only place that knows every part"},
+	"internal/identity": {nil, "certificates are made of the secret and nothing else"},
+	"internal/nettest":  {nil, "hosts for tests must not depend on what they test"},
+	"watchdog":          {[]string{"internal/cluster", "internal/identity", "watchdog/lease"}, "siblings meet in cmd/pgproxy"},
+	"watchdog/lease":    {[]string{"internal/cluster"}, "leases are arithmetic on instants that are handed in"},
+	"watchdog/vip":      {[]string{"internal/cluster"}, "it holds the addresses that it is told to hold"},
+	"failover/agent":    {[]string{"internal/cluster", "internal/pgwire"}, "it controls one server by what the state says; who leads is not its business"},
+	"pcp":               {[]string{"internal/cluster", "internal/identity"}, "the operator's API; what it serves are interfaces of its own"},
+	"cmd/pgproxy-pcp":   {[]string{"pcp"}, "the command line is a client like any other"},
+	"configs":           {[]string{"internal/cluster", "lb", "health", "failover", "failover/agent", "watchdog", "watchdog/vip", "pcp", "proxy", "proxy/auth"}, "the tree is made of the parts' own Config types"},
+	"cmd/pgproxy":       {[]string{"configs", "internal/cluster", "internal/pgwire", "internal/pgtest", "internal/nettest", "internal/identity", "lb", "health", "failover", "failover/agent", "watchdog", "watchdog/vip", "pcp", "proxy/..."}, "the only place that knows every part"},
 	"bench":             {[]string{"internal/pgtest"}, "what is measured is run as a user runs it: as a program"},
 	"test":              {[]string{"..."}, "whole-program tests may know everything"},
 }
 
 // testImports may be imported by every _test.go file besides what its package may.
-var testImports = []string{"internal/pgtest/...", "internal/pgwire"}
+var testImports = []string{"internal/pgtest/...", "internal/pgwire", "internal/nettest"}
 
 // pure says which files do no I/O, read no clock and start no goroutine. What they
 // know of the world is handed in; so scripts and fuzzing can drive them.
 var pure = map[string]string{
-	"internal/cluster/*.go": "Apply must give every member the same state",
-	"internal/pgwire/*.go":  "framing is driven by both drivers and by fuzzing",
-	"lb/*.go":               "the same statement and snapshot must give the same verdict",
-	"proxy/session/*.go":    "the session core never blocks; drivers move its bytes",
-	"failover/decide*.go":   "a decision must be repeatable from its inputs",
-	"failover/decide/*.go":  "a decision must be repeatable from its inputs",
-	"proxy/auth/scram*.go":  "the exchange is arithmetic on what the peer sent",
+	"internal/cluster/*.go":   "Apply must give every member the same state",
+	"internal/pgwire/*.go":    "framing is driven by both drivers and by fuzzing",
+	"lb/*.go":                 "the same statement and snapshot must give the same verdict",
+	"proxy/session/*.go":      "the session core never blocks; drivers move its bytes",
+	"failover/decide*.go":     "a decision must be repeatable from its inputs",
+	"failover/decide/*.go":    "a decision must be repeatable from its inputs",
+	"failover/agent/next*.go": "what an agent does next must be repeatable from what it sees",
+	"watchdog/lease/*.go":     "the simulation gives it the instants",
+	"proxy/auth/scram*.go":    "the exchange is arithmetic on what the peer sent",
 }
 
 // impure are imports that no pure file has; net/netip and log/slog only describe.

@@ -20,7 +20,9 @@ func Apply(s State, c Command) (State, error) {
 	e := edit{State: s, at: c.At.UTC().Round(0)} // as a decoded one: no zone, no monotonic clock
 	e.Backends = slices.Clone(s.Backends)
 	e.Events = slices.Clone(s.Events)
-	e.Format = Format
+	if e.Format == 0 {
+		e.Format = Format // of a cluster that begins
+	}
 	if err := e.apply(c); err != nil {
 		return s, fmt.Errorf("apply %s: %w", c.Kind, err)
 	}
@@ -42,9 +44,21 @@ func (e *edit) apply(c Command) error {
 	case KindConfigure:
 		return e.configure(c)
 	case KindClearPrimary:
-		e.clearPrimary(c.Reason)
-		return nil
-	case KindSetStatus, KindSetRole, KindAdoptPrimary, KindMarkRebuild, KindDetach, KindAttach:
+		return e.losePrimary(c.Reason)
+	case KindAdvance:
+		return e.advance(c)
+	case KindEnd:
+		return e.end(c)
+	case KindHold:
+		return e.hold(c)
+	case KindSync:
+		return e.sync(c)
+	case KindSetFailover:
+		return e.setFailover(c)
+	case KindFormat:
+		return e.raiseFormat(c)
+	case KindSetStatus, KindSetRole, KindAdoptPrimary, KindMarkRebuild, KindDetach, KindAttach,
+		KindBegin, KindAbandon, KindRecover, KindRecoverFailed, KindRecovered:
 		b := e.Backend(c.Backend)
 		if b == nil {
 			return fmt.Errorf("no backend %q", c.Backend)
@@ -69,7 +83,18 @@ func (e *edit) applyTo(b *Backend, c Command) error {
 		return e.detach(b, c)
 	case KindAttach:
 		return e.attach(b, c)
-	case KindUnknown, KindConfigure, KindClearPrimary:
+	case KindBegin:
+		return e.begin(b, c)
+	case KindAbandon:
+		return e.abandon(b, c)
+	case KindRecover:
+		return e.recover(b, c)
+	case KindRecoverFailed:
+		return e.recoverFailed(b, c)
+	case KindRecovered:
+		return e.recovered(b, c)
+	case KindUnknown, KindConfigure, KindClearPrimary, KindAdvance, KindEnd, KindHold, KindSync,
+		KindSetFailover, KindFormat:
 	}
 	return fmt.Errorf("BUG: %s is not about one backend", c.Kind)
 }
@@ -109,6 +134,12 @@ func (e *edit) configure(c Command) error {
 			return fmt.Errorf("two backends %q", s.Name)
 		}
 		seen[s.Name] = true
+	}
+	if o := e.Operation; o != nil {
+		return fmt.Errorf("a %s is under way", o.Kind)
+	}
+	if err := e.configureAddresses(c); err != nil {
+		return err
 	}
 	old := e.Backends
 	for i := range old {
@@ -151,6 +182,31 @@ func (e *edit) configure(c Command) error {
 		e.changes("", "backends in another order", c.Reason)
 	}
 	e.Backends = next
+	return nil
+}
+
+// configureAddresses takes over the virtual addresses of the file. Who holds one
+// goes on.
+func (e *edit) configureAddresses(c Command) error {
+	next := make([]Address, 0, len(c.Addresses))
+	for _, text := range c.Addresses {
+		if text == "" || slices.ContainsFunc(next, func(a Address) bool { return a.Address == text }) {
+			return fmt.Errorf("virtual address %q is empty or not unique", text)
+		}
+		a := Address{Address: text, Since: e.at}
+		if known := e.Address(text); known != nil {
+			a = *known
+		} else {
+			e.changes("", "address "+text+" added", c.Reason)
+		}
+		next = append(next, a)
+	}
+	for _, a := range e.Addresses {
+		if !slices.Contains(c.Addresses, a.Address) {
+			e.changes("", "address "+a.Address+" removed", c.Reason)
+		}
+	}
+	e.Addresses = next
 	return nil
 }
 
@@ -227,6 +283,9 @@ func (e *edit) adoptPrimary(b *Backend, c Command) error {
 	if c.Timeline == e.Timeline && recorded != "" && recorded != b.Name {
 		return fmt.Errorf("%s is on timeline %d, whose primary was %s", b.Name, c.Timeline, recorded)
 	}
+	if err := e.mayAdopt(b, c); err != nil {
+		return err
+	}
 	if e.Primary == b.Name && e.Timeline == c.Timeline && b.Status == StatusUp {
 		return nil
 	}
@@ -235,8 +294,49 @@ func (e *edit) adoptPrimary(b *Backend, c Command) error {
 	}
 	e.put(b, StatusUp, RolePrimary)
 	e.Primary, e.Former = b.Name, ""
-	e.Timeline, e.SystemID = c.Timeline, c.SystemID
+	if e.Timeline != c.Timeline {
+		e.Sync = Sync{} // of the former primary; the new one has said nothing yet
+	}
+	e.Timeline, e.SystemID, e.Operation = c.Timeline, c.SystemID, nil
+	if len(c.History) > 0 || e.History != nil && c.Timeline != e.historyOf() {
+		e.History = slices.Clone(c.History)
+	}
 	e.changes(b.Name, fmt.Sprintf("primary on timeline %d", c.Timeline), c.Reason)
+	return nil
+}
+
+// historyOf returns the timeline whose history History is: one more than its last,
+// or 0 when there is none. It is a guess only where a history has a gap, and then
+// History is forgotten.
+func (e *edit) historyOf() uint32 {
+	if n := len(e.History); n > 0 {
+		return e.History[n-1].Timeline + 1
+	}
+	return 0
+}
+
+// mayAdopt tells what an operation under way allows (S3): its candidate on a newer
+// timeline once it is being promoted, or the old primary back on its own while
+// nobody was promoted.
+func (e *edit) mayAdopt(b *Backend, c Command) error {
+	o := e.Operation
+	switch {
+	case o == nil:
+		return nil
+	case o.Phase == PhasePromote && b.Name == o.Candidate && c.Timeline > e.Timeline:
+		return nil
+	case o.Phase == PhaseRestart && b.Name == o.Old && c.Timeline == e.Timeline:
+		return nil
+	}
+	return fmt.Errorf("%s: a %s is in phase %s", b.Name, o.Kind, o.Phase)
+}
+
+// losePrimary clears the primary outside of an operation.
+func (e *edit) losePrimary(reason string) error {
+	if o := e.Operation; o != nil {
+		return fmt.Errorf("a %s is under way", o.Kind)
+	}
+	e.clearPrimary(reason)
 	return nil
 }
 
@@ -257,6 +357,9 @@ func (e *edit) markRebuild(b *Backend, c Command) error {
 	if b.Rebuild {
 		return nil
 	}
+	if e.Operation != nil && e.Operation.Candidate == b.Name {
+		return fmt.Errorf("%s is being promoted", b.Name)
+	}
 	b.Rebuild = true
 	if b.Status == StatusUp {
 		e.put(b, StatusQuarantined, b.Role)
@@ -273,6 +376,8 @@ func (e *edit) detach(b *Backend, c Command) error {
 		return fmt.Errorf("%s is %s", b.Name, b.Status)
 	case b.Status == StatusDetached:
 		return nil
+	case e.Operation != nil && (e.Operation.Candidate == b.Name || e.Operation.Target == b.Name):
+		return fmt.Errorf("%s is being promoted", b.Name)
 	}
 	e.put(b, StatusDetached, b.Role)
 	e.changes(b.Name, "detached", c.Reason)

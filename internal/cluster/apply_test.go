@@ -109,7 +109,7 @@ func parseCommand(t *testing.T, words []string) Command {
 	case "attach":
 		c.Kind = KindAttach
 	default:
-		c.Kind = KindAttach + 1
+		c.Kind = 99
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -127,6 +127,7 @@ type Observation struct {
 	Alive, Ready bool
 	Err          error // why it is not Ready; nil when it is
 	Failures     int   // probes in a row, this one included, that found it not Alive
+	Refused      bool  // not Alive: the host answered that nobody listens there
 
 	Role          Role
 	SystemID      uint64
@@ -139,6 +140,8 @@ type Observation struct {
 	PostmasterAt  time.Time // pg_postmaster_start_time()
 	ReplicaState  string    // pg_stat_replication.state, as its primary sees it; "" unknown
 	SyncState     string    // pg_stat_replication.sync_state
+	SyncNames     string    // of a primary: its synchronous_standby_names
+	Streaming     bool      // of a standby: its walreceiver streams
 	Incompatible  string    // why its answers could differ from the primary's; "" they do not
 	ProbeDuration time.Duration
 }

@@ -66,7 +66,7 @@ func TestTextOfEnums(t *testing.T) {
 			t.Errorf("status %s became %s, %v", s, got, err)
 		}
 	}
-	for k := KindConfigure; k <= KindAttach; k++ {
+	for k := KindConfigure; k <= lastKind; k++ {
 		var got Kind
 		text, err := k.MarshalText()
 		if err != nil {

@@ -23,16 +23,30 @@ type Kind uint8
 // The kinds. Each names the fields of Command that it reads beside At, Expect
 // and Reason.
 const (
-	KindUnknown      Kind = iota
-	KindConfigure         // Backends: the whole list of the configuration file
-	KindSetStatus         // Backend, Status: any but unknown, detached and recovering
-	KindSetRole           // Backend, Role: standby or unknown, of one that is not the primary
-	KindAdoptPrimary      // Backend, Timeline, SystemID
-	KindClearPrimary      // nothing: there is no primary until one is adopted
-	KindMarkRebuild       // Backend: holds WAL that is nobody's, comes back only by a base backup
-	KindDetach            // Backend: an operator takes it out; never the primary
-	KindAttach            // Backend: back from Detach, waiting to be seen
+	KindUnknown       Kind = iota
+	KindConfigure          // Backends, Addresses: the whole lists of the configuration file
+	KindSetStatus          // Backend, Status: any but unknown, detached and recovering
+	KindSetRole            // Backend, Role: standby or unknown, of one that is not the primary
+	KindAdoptPrimary       // Backend, Timeline, SystemID, History; ends the operation under way
+	KindClearPrimary       // nothing: there is no primary until one is adopted
+	KindMarkRebuild        // Backend: holds WAL that is nobody's, comes back only by a base backup
+	KindDetach             // Backend: an operator takes it out; never the primary
+	KindAttach             // Backend: back from Detach, waiting to be seen
+	KindBegin              // Backend: the old primary; Operation, and for a switchover Target
+	KindAdvance            // Phase, and for PhasePromote Backend: the candidate; Expect is required
+	KindAbandon            // Backend: the candidate, to be rebuilt; back to PhaseDetach; Expect is required
+	KindEnd                // gives the operation under way up; Expect is required
+	KindHold               // Address, Member: who holds it; "" nobody
+	KindSync               // Sync
+	KindRecover            // Backend, InPlace: an operator has it rebuilt
+	KindRecoverFailed      // Backend: an attempt ended, Reason says why; a later one may succeed
+	KindRecovered          // Backend: it was rebuilt and streams
+	KindSetFailover        // Off
+	KindFormat             // Format
 )
+
+// lastKind is the highest Kind that this program knows.
+const lastKind = KindFormat
 
 // String returns the word that stands in the log.
 func (k Kind) String() string {
@@ -53,6 +67,28 @@ func (k Kind) String() string {
 		return "detach"
 	case KindAttach:
 		return "attach"
+	case KindBegin:
+		return "begin"
+	case KindAdvance:
+		return "advance"
+	case KindAbandon:
+		return "abandon"
+	case KindEnd:
+		return "end"
+	case KindHold:
+		return "hold"
+	case KindSync:
+		return "sync"
+	case KindRecover:
+		return "recover"
+	case KindRecoverFailed:
+		return "recovery failed"
+	case KindRecovered:
+		return "recovered"
+	case KindSetFailover:
+		return "set failover"
+	case KindFormat:
+		return "format"
 	case KindUnknown:
 	}
 	return "unknown"
@@ -60,7 +96,7 @@ func (k Kind) String() string {
 
 // MarshalText writes the word of String.
 func (k Kind) MarshalText() ([]byte, error) {
-	if k == KindUnknown || k > KindAttach {
+	if k == KindUnknown || k > lastKind {
 		return nil, fmt.Errorf("encode kind %d: %w", k, ErrUnknown)
 	}
 	return []byte(k.String()), nil
@@ -68,7 +104,7 @@ func (k Kind) MarshalText() ([]byte, error) {
 
 // UnmarshalText reads the word of String.
 func (k *Kind) UnmarshalText(text []byte) error {
-	for c := KindConfigure; c <= KindAttach; c++ {
+	for c := KindConfigure; c <= lastKind; c++ {
 		if c.String() == string(text) {
 			*k = c
 			return nil
@@ -89,6 +125,18 @@ type Command struct {
 	Timeline uint32    `json:"timeline,omitempty"`
 	SystemID uint64    `json:"system_id,omitempty"`
 	Backends []Spec    `json:"backends,omitempty"`
+
+	History   []Fork        `json:"history,omitempty"`
+	Operation OperationKind `json:"operation,omitempty"`
+	Target    string        `json:"target,omitempty"`
+	Phase     Phase         `json:"phase,omitempty"`
+	Addresses []string      `json:"addresses,omitempty"`
+	Address   string        `json:"address,omitempty"`
+	Member    string        `json:"member,omitempty"`
+	Sync      Sync          `json:"sync,omitzero"`
+	InPlace   bool          `json:"in_place,omitempty"`
+	Off       bool          `json:"off,omitempty"`
+	Format    int           `json:"format,omitempty"`
 }
 
 // Spec is what the configuration file says about a backend.
@@ -113,13 +161,36 @@ func (c Command) String() string {
 		for _, s := range c.Backends {
 			fmt.Fprintf(&b, " %s=%s", s.Name, s.Address)
 		}
+		for _, a := range c.Addresses {
+			fmt.Fprintf(&b, " %s", a)
+		}
 	case KindSetStatus:
 		fmt.Fprintf(&b, " %s", c.Status)
 	case KindSetRole:
 		fmt.Fprintf(&b, " %s", c.Role)
 	case KindAdoptPrimary:
 		fmt.Fprintf(&b, " timeline %d system %d", c.Timeline, c.SystemID)
-	case KindClearPrimary, KindMarkRebuild, KindDetach, KindAttach, KindUnknown:
+	case KindBegin:
+		fmt.Fprintf(&b, " %s", c.Operation)
+		if c.Target != "" {
+			fmt.Fprintf(&b, " to %s", c.Target)
+		}
+	case KindAdvance:
+		fmt.Fprintf(&b, " to %s", c.Phase)
+	case KindHold:
+		fmt.Fprintf(&b, " %s by %q", c.Address, c.Member)
+	case KindSync:
+		fmt.Fprintf(&b, " %s", c.Sync)
+	case KindRecover:
+		if c.InPlace {
+			b.WriteString(" in place")
+		}
+	case KindSetFailover:
+		b.WriteString(map[bool]string{false: " on", true: " off"}[c.Off])
+	case KindFormat:
+		fmt.Fprintf(&b, " %d", c.Format)
+	case KindClearPrimary, KindMarkRebuild, KindDetach, KindAttach, KindAbandon, KindEnd,
+		KindRecoverFailed, KindRecovered, KindUnknown:
 	}
 	if c.Reason != "" {
 		fmt.Fprintf(&b, ": %s", c.Reason)

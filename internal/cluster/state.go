@@ -14,12 +14,14 @@ type Backend struct {
 	MaxConnections int       `json:"max_connections,omitempty"` // of one member on that server; 0: no bound
 	Status         Status    `json:"status"`
 	Role           Role      `json:"role"`
-	Rebuild        bool      `json:"rebuild,omitempty"` // never routed to, comes back only by a base backup
-	Since          time.Time `json:"since"`             // when Status or Role last changed
+	Rebuild        bool      `json:"rebuild,omitempty"`  // never routed to, comes back only by a base backup
+	Recovery       *Recovery `json:"recovery,omitempty"` // of StatusRecovering; never changed in place
+	Since          time.Time `json:"since"`              // when Status or Role last changed
 }
 
-// Format is the level of the encoding of State and Command that this program
-// writes, and the highest that it reads.
+// Format is the highest level of the encoding of State and Command that this
+// program reads. A State is written at its own level, which KindFormat raises
+// when every member's program reads the higher one.
 const Format = 1
 
 // MaxEvents bounds State.Events.
@@ -33,10 +35,51 @@ type State struct {
 	Primary  string    `json:"primary,omitempty"` // name of the backend that takes writes; "" none
 	// Former is the last primary while there is none. Of all servers it alone may
 	// be the primary again on the recorded timeline.
-	Former   string  `json:"former,omitempty"`
-	Timeline uint32  `json:"timeline,omitempty"`  // of Primary or Former; never goes back
-	SystemID uint64  `json:"system_id,omitempty"` // of all backends; 0 until a primary was adopted
-	Events   []Event `json:"events,omitempty"`    // the last MaxEvents, oldest first
+	Former   string `json:"former,omitempty"`
+	Timeline uint32 `json:"timeline,omitempty"` // of Primary or Former; never goes back
+	// History is that of Timeline, oldest first; nil where nobody could read it.
+	History     []Fork     `json:"history,omitempty"`
+	SystemID    uint64     `json:"system_id,omitempty"` // of all backends; 0 until a primary was adopted
+	Sync        Sync       `json:"sync,omitzero"`
+	Operation   *Operation `json:"operation,omitempty"` // under way; never changed in place
+	Addresses   []Address  `json:"addresses,omitempty"`
+	FailoverOff bool       `json:"failover_off,omitempty"` // an operator wants no failover
+	Events      []Event    `json:"events,omitempty"`       // the last MaxEvents, oldest first
+}
+
+// Address returns the virtual address of that text, or nil.
+func (s *State) Address(address string) *Address {
+	for i := range s.Addresses {
+		if s.Addresses[i].Address == address {
+			return &s.Addresses[i]
+		}
+	}
+	return nil
+}
+
+// Of returns the backend whose agent is that member, or nil.
+func (s *State) Of(agent string) *Backend {
+	for i := range s.Backends {
+		if s.Backends[i].Agent == agent && agent != "" {
+			return &s.Backends[i]
+		}
+	}
+	return nil
+}
+
+// Ancestor tells whether a server on that timeline with its log ending at end has
+// a history that the recorded timeline continues: it can follow the primary
+// without a rewind.
+func (s *State) Ancestor(timeline uint32, end LSN) bool {
+	if timeline == s.Timeline {
+		return true
+	}
+	for _, f := range s.History {
+		if f.Timeline == timeline {
+			return end <= f.End
+		}
+	}
+	return false
 }
 
 // Event is one line of the cluster's history.
@@ -64,6 +107,9 @@ func (s *State) Backend(name string) *Backend {
 //  3. Former is "" when there is a primary, else "" or the name of a backend
 //  4. a primary has a timeline and a system identifier
 //  5. there are at most MaxEvents events, of rising epochs not above Epoch
+//  6. from the barrier of an operation on there is no primary, and its candidate
+//     is a backend that is not Rebuild
+//  7. the virtual addresses are unique
 func (s *State) check() error {
 	names := make(map[string]bool, len(s.Backends))
 	for i := range s.Backends {
@@ -88,6 +134,16 @@ func (s *State) check() error {
 	if s.Primary != "" && (s.Timeline == 0 || s.SystemID == 0) {
 		return fmt.Errorf("primary %s has timeline %d, system identifier %d", s.Primary, s.Timeline, s.SystemID)
 	}
+	if err := s.checkOperation(); err != nil {
+		return err
+	}
+	addresses := make(map[string]bool, len(s.Addresses))
+	for _, a := range s.Addresses {
+		if a.Address == "" || addresses[a.Address] {
+			return fmt.Errorf("address %q is empty or not unique", a.Address)
+		}
+		addresses[a.Address] = true
+	}
 	if len(s.Events) > MaxEvents {
 		return fmt.Errorf("%d events", len(s.Events))
 	}
@@ -97,6 +153,28 @@ func (s *State) check() error {
 			return fmt.Errorf("event of epoch %d after %d, epoch of the state %d", e.Epoch, last, s.Epoch)
 		}
 		last = e.Epoch
+	}
+	return nil
+}
+
+func (s *State) checkOperation() error {
+	o := s.Operation
+	if o == nil {
+		return nil
+	}
+	switch {
+	case o.ID == 0 || o.ID > s.Epoch:
+		return fmt.Errorf("operation %d, epoch of the state %d", o.ID, s.Epoch)
+	case s.Backend(o.Old) == nil:
+		return fmt.Errorf("operation %d: old primary %q is not a backend", o.ID, o.Old)
+	case o.Barred() && s.Primary != "":
+		return fmt.Errorf("operation %d in phase %s, the primary is %q", o.ID, o.Phase, s.Primary)
+	case (o.Phase == PhasePromote) != (o.Candidate != ""):
+		return fmt.Errorf("operation %d in phase %s, the candidate is %q", o.ID, o.Phase, o.Candidate)
+	case o.Candidate != "":
+		if c := s.Backend(o.Candidate); c == nil || c.Rebuild || c.Name == o.Old {
+			return fmt.Errorf("operation %d: candidate %q cannot be one", o.ID, o.Candidate)
+		}
 	}
 	return nil
 }
