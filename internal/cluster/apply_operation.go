@@ -24,6 +24,9 @@ func (e *edit) begin(old *Backend, c Command) error {
 		}
 		o.Phase = PhaseBarrier
 		e.clearPrimary(c.Reason)
+		if old.Status == StatusUp {
+			e.put(old, StatusDown, RoleUnknown)
+		}
 	case Switchover:
 		if err := e.mayTarget(old, c.Target); err != nil {
 			return err
@@ -73,7 +76,7 @@ func (e *edit) advance(c Command) error {
 		switch {
 		case b == nil:
 			return fmt.Errorf("no backend %q", c.Backend)
-		case b.Rebuild || b.Status == StatusDetached || b.Status == StatusRecovering || b.Name == o.Old:
+		case b.Rebuild || b.Status == StatusDetached || b.Status == StatusRecovering:
 			return fmt.Errorf("%s cannot be promoted: %s, rebuild %t", b.Name, b.Status, b.Rebuild)
 		case o.Kind == Switchover && b.Name != o.Target:
 			return fmt.Errorf("%s is not the target %s", b.Name, o.Target)
@@ -207,9 +210,9 @@ func (e *edit) recover(b *Backend, c Command) error {
 		return fmt.Errorf("%s is being recovered", b.Name)
 	}
 	b.Rebuild = true
-	b.Recovery = &Recovery{InPlace: c.InPlace}
 	e.put(b, StatusRecovering, RoleUnknown)
 	e.changes(b.Name, "recovery begins", c.Reason)
+	b.Recovery = &Recovery{ID: e.Epoch, InPlace: c.InPlace}
 	return nil
 }
 
@@ -220,7 +223,7 @@ func (e *edit) recoverFailed(b *Backend, c Command) error {
 	if b.Recovery.Failed == c.Reason {
 		return nil
 	}
-	b.Recovery = &Recovery{InPlace: b.Recovery.InPlace, Failed: c.Reason}
+	b.Recovery = &Recovery{ID: b.Recovery.ID, InPlace: b.Recovery.InPlace, Failed: c.Reason}
 	e.changes(b.Name, "recovery failed", c.Reason)
 	return nil
 }

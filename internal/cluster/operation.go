@@ -145,6 +145,7 @@ type Fork struct {
 // Recovery is the rebuilding of a backend that an operator or S6 asked for. It
 // goes on beside an Operation.
 type Recovery struct {
+	ID      uint64 `json:"id"`                 // the epoch that it began with; never used again
 	InPlace bool   `json:"in_place,omitempty"` // the old data is removed first (S9)
 	Failed  string `json:"failed,omitempty"`   // why the last attempt ended; "" none has
 }

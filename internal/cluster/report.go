@@ -6,11 +6,12 @@ import "time"
 // at once when something changed. It is not state. Ages, not times, cross the
 // network: the clocks of two hosts have nothing to do with each other.
 type Report struct {
-	Member  string `json:"member"`
-	Witness bool   `json:"witness,omitempty"`
-	Format  int    `json:"format"`            // highest level that the member's program reads
-	Epoch   uint64 `json:"epoch"`             // that the member has applied
-	Differs string `json:"differs,omitempty"` // how its configuration file differs from the State; "" it does not
+	Member  string        `json:"member"`
+	Witness bool          `json:"witness,omitempty"`
+	Format  int           `json:"format"`            // highest level that the member's program reads
+	Up      time.Duration `json:"up"`                // since the member's process started
+	Epoch   uint64        `json:"epoch"`             // that the member has applied
+	Differs string        `json:"differs,omitempty"` // how its configuration file differs from the State; "" it does not
 
 	Sights []Sight `json:"sights,omitempty"` // of the backends that it has probed
 	Local  *Local  `json:"local,omitempty"`  // nil: no agent
@@ -27,8 +28,9 @@ type Report struct {
 type Sight struct {
 	Backend      string        `json:"backend"`
 	Address      string        `json:"address"`
-	Age          time.Duration `json:"age"`  // since the probe ended, when the report was made
-	Took         time.Duration `json:"took"` // the probe
+	Age          time.Duration `json:"age"`            // since the probe ended, when the report was made
+	Took         time.Duration `json:"took"`           // the probe
+	Seen         bool          `json:"seen,omitempty"` // Alive at some time since the member's process started
 	Alive        bool          `json:"alive,omitempty"`
 	Ready        bool          `json:"ready,omitempty"`
 	Refused      bool          `json:"refused,omitempty"` // the host answered that nobody listens
@@ -47,11 +49,12 @@ type Sight struct {
 
 // Link is a member's fitness to hold one virtual address.
 type Link struct {
-	Address string `json:"address"`
-	Carrier bool   `json:"carrier"`           // its interface is there, up and has a carrier
-	Gateway bool   `json:"gateway"`           // one of vip.check answers, or there is none to ask
-	Held    bool   `json:"held,omitempty"`    // the address is on the interface now
-	Foreign string `json:"foreign,omitempty"` // hardware address, not a member's, that answers for it
+	Address  string `json:"address"`
+	Carrier  bool   `json:"carrier"`            // its interface is there, up and has a carrier
+	Gateway  bool   `json:"gateway"`            // one of vip.check answers, or there is none to ask
+	Held     bool   `json:"held,omitempty"`     // the address is on the interface now
+	Hardware string `json:"hardware,omitempty"` // address of the interface
+	Foreign  string `json:"foreign,omitempty"`  // hardware address, not a member's, that answers for it
 }
 
 // ServerState is what an agent sees of its server's processes and files.
@@ -132,6 +135,11 @@ type Local struct {
 	Stopped   bool   `json:"stopped,omitempty"`
 	Restarted bool   `json:"restarted,omitempty"`
 	Failed    string `json:"failed,omitempty"` // why the agent's part of the operation cannot be done
+
+	// Of the Recovery with that ID: done, and the server that runs is the new one;
+	// or not done, and then Trouble says why when Task is empty.
+	Recovery uint64 `json:"recovery,omitempty"`
+	Rebuilt  bool   `json:"rebuilt,omitempty"`
 
 	Task     string  `json:"task,omitempty"`     // rewind, rebuild, ...; "" none
 	Progress float64 `json:"progress,omitempty"` // of Task, 0 to 1

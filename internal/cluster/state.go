@@ -15,7 +15,7 @@ type Backend struct {
 	Status         Status    `json:"status"`
 	Role           Role      `json:"role"`
 	Rebuild        bool      `json:"rebuild,omitempty"`  // never routed to, comes back only by a base backup
-	Recovery       *Recovery `json:"recovery,omitempty"` // of StatusRecovering; never changed in place
+	Recovery       *Recovery `json:"recovery,omitempty"` // of StatusRecovering only; never changed in place
 	Since          time.Time `json:"since"`              // when Status or Role last changed
 }
 
@@ -172,7 +172,7 @@ func (s *State) checkOperation() error {
 	case (o.Phase == PhasePromote) != (o.Candidate != ""):
 		return fmt.Errorf("operation %d in phase %s, the candidate is %q", o.ID, o.Phase, o.Candidate)
 	case o.Candidate != "":
-		if c := s.Backend(o.Candidate); c == nil || c.Rebuild || c.Name == o.Old {
+		if c := s.Backend(o.Candidate); c == nil || c.Rebuild {
 			return fmt.Errorf("operation %d: candidate %q cannot be one", o.ID, o.Candidate)
 		}
 	}
