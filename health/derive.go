@@ -11,6 +11,7 @@ import (
 type sight struct {
 	obs   cluster.Observation // without what derive adds
 	facts *facts              // of the last Ready probe, nil before it
+	seen  bool                // it was Alive once
 }
 
 // trackLength bounds reference.track. With the default interval it covers a

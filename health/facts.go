@@ -27,9 +27,11 @@ type facts struct {
 	version   int
 	startedAt time.Time
 	collation string   // versions of the libraries that sort
+	syncNames string   // of a primary
 	settings  []string // values of outputSettings
 
-	// A standby's walreceiver: how its primary may know it.
+	// A standby's walreceiver: whether it streams, and how its primary may know it.
+	streaming     bool
 	slot, appName string
 	remote        netip.Addr // that the probe was connected to; invalid for a Unix socket
 	replicas      []replica
@@ -77,6 +79,8 @@ var factsQuery = `SELECT
 	(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
 	pg_size_bytes(current_setting('wal_segment_size')),
 	current_setting('wal_block_size'),
+	CASE WHEN NOT pg_is_in_recovery() THEN current_setting('synchronous_standby_names') END,
+	(SELECT status FROM pg_stat_wal_receiver),
 	(SELECT slot_name FROM pg_stat_wal_receiver),
 	(SELECT conninfo FROM pg_stat_wal_receiver),
 	concat_ws(' ',
@@ -144,6 +148,8 @@ func parseFacts(r *row) *facts {
 	f.version = int(r.int())
 	f.startedAt = time.UnixMicro(r.int())
 	segment, block := r.uint(64), r.uint(64)
+	f.syncNames = r.text()
+	f.streaming = r.text() == "streaming"
 	f.slot = r.text()
 	f.appName = applicationName(r.text())
 	f.collation = r.text()

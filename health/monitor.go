@@ -2,10 +2,12 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
@@ -96,7 +98,7 @@ func (m *Monitor) Changed() <-chan struct{} {
 }
 
 // Poke has a backend probed at once: a connection to it broke. It never blocks;
-// while a probe is under way one more follows it, for that one may have been sent
+// while a probe is under way one more is sent, for that one may have been sent
 // before.
 func (m *Monitor) Poke(backend string) {
 	if p := m.probers[backend]; p != nil {
@@ -105,6 +107,56 @@ func (m *Monitor) Poke(backend string) {
 		default:
 		}
 	}
+}
+
+// Probe looks at a backend afresh: it returns what was seen by a probe that was
+// sent after the call, or a later one. Calls made at the same time share it. The
+// error is ctx's, or says that there is no such backend or that the Monitor has
+// stopped.
+func (m *Monitor) Probe(ctx context.Context, backend string) (cluster.Observation, error) {
+	p := m.probers[backend]
+	if p == nil {
+		return cluster.Observation{}, fmt.Errorf("probe backend %q: no such backend", backend)
+	}
+	posted := p.next()
+	m.Poke(backend)
+	select {
+	case <-posted:
+		return m.Observations()[backend], nil
+	case <-p.ended:
+		return cluster.Observation{}, fmt.Errorf("probe backend %q: stopped", backend)
+	case <-ctx.Done():
+		return cluster.Observation{}, fmt.Errorf("probe backend %q: %w", backend, ctx.Err())
+	}
+}
+
+// Sights returns the Observations as this member reports them to the leader, in
+// the order of the configuration: without those that could not be made for a
+// reason of our own.
+func (m *Monitor) Sights() []cluster.Sight {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	observations := m.Observations()
+	var sights []cluster.Sight
+	for _, s := range m.mu.sights {
+		o, ok := observations[s.obs.Backend]
+		if !ok || errors.Is(o.Err, errSkipped) {
+			continue
+		}
+		r := cluster.Sight{
+			Backend: o.Backend, Address: o.Address, Age: now.Sub(o.At), Took: o.ProbeDuration,
+			Seen: s.seen, Alive: o.Alive, Ready: o.Ready, Refused: o.Refused, Failures: o.Failures,
+			Role: o.Role, SystemID: o.SystemID, Timeline: o.Timeline, LSN: o.LSN, LagBytes: o.LagBytes,
+			PostmasterAt: o.PostmasterAt, Streaming: o.Streaming || o.ReplicaState == "streaming",
+			SyncState: o.SyncState, SyncNames: o.SyncNames,
+		}
+		if o.Err != nil {
+			r.Error = o.Err.Error()
+		}
+		sights = append(sights, r)
+	}
+	return sights
 }
 
 // Stats returns the counts of a backend's health checks.

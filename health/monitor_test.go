@@ -102,7 +102,7 @@ func answer(tables ...[][]byte) func(*pgproto3.Backend) {
 
 // primaryRows is what a primary answers to factsQuery.
 func primaryRows() [][][]byte {
-	facts := texts("0/3000100", "000000020000000000000003", "", "", "2", "", "77", "150018", "1700000000000000", "16777216", "8192", "", "", "")
+	facts := texts("0/3000100", "000000020000000000000003", "", "", "2", "", "77", "150018", "1700000000000000", "16777216", "8192", "ANY 1 (h2, h3)", "", "", "", "")
 	for range outputSettings {
 		facts = append(facts, []byte("x"))
 	}
@@ -154,7 +154,7 @@ func TestProbeReady(t *testing.T) {
 		if !o.Alive || !o.Ready || o.Err != nil || o.Failures != 0 {
 			t.Fatalf("%+v", o)
 		}
-		if o.Role != cluster.RolePrimary || o.Timeline != 2 || o.SystemID != 77 || o.LSN != 0x3000100 || o.Version != 150018 || o.Address != "h:1" {
+		if o.Role != cluster.RolePrimary || o.Timeline != 2 || o.SystemID != 77 || o.LSN != 0x3000100 || o.Version != 150018 || o.Address != "h:1" || o.SyncNames != "ANY 1 (h2, h3)" {
 			t.Errorf("%+v", o)
 		}
 		begin := time.Now()
@@ -162,7 +162,7 @@ func TestProbeReady(t *testing.T) {
 		if d := time.Since(begin); d != time.Second {
 			t.Errorf("the next probe came after %v, want the interval", d)
 		}
-		if s := m.Stats("h1"); s.Total != 2 && s.Total != 1 || s.Success != s.Total || s.Retry != 0 {
+		if s := m.Stats("h1"); s.Total == 0 || s.Success != s.Total || s.Retry != 0 {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -203,6 +203,9 @@ func TestProbeErrors(t *testing.T) {
 				o := m.Observations()["h1"]
 				if o.Ready || o.Err == nil || o.Alive != c.alive {
 					t.Errorf("%+v", o)
+				}
+				if o.Refused != (c.serve == nil) {
+					t.Errorf("refused %t", o.Refused)
 				}
 				if want := map[bool]int{false: 1}[c.alive]; o.Failures != want {
 					t.Errorf("%d failures, want %d", o.Failures, want)
@@ -291,6 +294,110 @@ func TestPokeWhileProbing(t *testing.T) {
 	})
 }
 
+// TestProbe: a fresh look is of a probe that was sent after the question, though
+// another one is under way, and those who ask at the same time share it.
+func TestProbe(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		f.be(hang)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, &f)
+		pass(400 * time.Millisecond)
+		f.be(answer(primaryRows()...))
+		begin := time.Now()
+		looks := make(chan cluster.Observation)
+		for range 10 {
+			go func() {
+				o, err := m.Probe(t.Context(), "h1")
+				if err != nil {
+					t.Error(err)
+				}
+				looks <- o
+			}()
+		}
+		for range 10 {
+			if o := <-looks; !o.Ready || o.At.Before(begin) {
+				t.Errorf("%+v", o)
+			}
+		}
+		// One probe for those who asked before it was sent, one for the others.
+		if d, n := time.Since(begin), f.dials.Load(); d > pokeGap || n > 3 {
+			t.Errorf("after %v with %d probes", d, n-1)
+		}
+		// The answer of the first probe is late: it says nothing any more.
+		pass(time.Second)
+		if o := m.Observations()["h1"]; !o.Ready {
+			t.Errorf("%+v", o)
+		}
+	})
+}
+
+// TestProbeEnds: who asks is not left alone with a server that hangs, nor with a
+// Monitor that has stopped.
+func TestProbeEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		f.be(hang)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := m.Probe(ctx, "h1"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the end of the time", err)
+		}
+		if _, err := m.Probe(t.Context(), "nobody"); err == nil {
+			t.Error("a backend that nobody knows was probed")
+		}
+		begin := time.Now()
+		o, err := m.Probe(t.Context(), "h1")
+		if err != nil || o.Alive || time.Since(begin) < time.Second {
+			t.Errorf("%+v, %v after %v", o, err, time.Since(begin))
+		}
+		p := newProber(Target{Name: "h1"}, Config{}, nil, slog.New(slog.DiscardHandler), nil)
+		stopped := &Monitor{probers: map[string]*prober{"h1": p}}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		p.run(ended)
+		if _, err := stopped.Probe(t.Context(), "h1"); err == nil {
+			t.Error("a Monitor that has stopped has probed")
+		}
+	})
+}
+
+// TestSights: ages instead of times, the text of the error, and what has ever been
+// seen alive.
+func TestSights(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var f fakeServer
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, &f)
+		if s := m.Sights(); len(s) != 0 {
+			t.Errorf("not probed yet: %+v", s)
+		}
+		look := func() cluster.Sight {
+			t.Helper()
+			pass(time.Minute)
+			if _, err := m.Probe(t.Context(), "h1"); err != nil {
+				t.Fatal(err)
+			}
+			pass(time.Minute)
+			s := m.Sights()
+			if len(s) != 1 || s[0].Age != time.Minute {
+				t.Fatalf("%+v", s)
+			}
+			return s[0]
+		}
+		if s := look(); s.Seen || s.Alive || !s.Refused || s.Failures == 0 || s.Error == "" {
+			t.Errorf("refused: %+v", s)
+		}
+		f.be(answer(primaryRows()...))
+		if s := look(); !s.Seen || !s.Ready || s.Role != cluster.RolePrimary || s.SyncNames == "" || s.Error != "" {
+			t.Errorf("ready: %+v", s)
+		}
+		f.be(hang)
+		if s := look(); !s.Seen || s.Alive || s.Refused || s.Took != time.Second || s.Failures != 1 {
+			t.Errorf("hung: %+v", s)
+		}
+	})
+}
+
 // TestSkipped: what is wrong on our side says nothing about the backend.
 func TestSkipped(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -309,6 +416,9 @@ func TestSkipped(t *testing.T) {
 		<-done
 		if o := m.Observations()["h1"]; o.Failures != 0 || o.Ready || o.Err == nil {
 			t.Errorf("%+v", o)
+		}
+		if s := m.Sights(); len(s) != 0 {
+			t.Errorf("reported %+v", s)
 		}
 		if s := m.Stats("h1"); s.Skip != 2 || s.Total != 2 || s.Fail != 0 || s.LastSkip.IsZero() {
 			t.Errorf("%+v", s)

@@ -116,7 +116,7 @@ func TestObserveCluster(t *testing.T) {
 		t.Errorf("primary: %+v", p)
 	}
 	s := w.await("h2", "a replica that streams", func(o cluster.Observation) bool { return o.ReplicaState == "streaming" })
-	if s.Role != cluster.RoleStandby || s.Timeline != 1 || s.SystemID != p.SystemID || s.SyncState != "async" || s.Incompatible != "" {
+	if s.Role != cluster.RoleStandby || s.Timeline != 1 || s.SystemID != p.SystemID || s.SyncState != "async" || !s.Streaming || s.Incompatible != "" {
 		t.Errorf("standby: %+v", s)
 	}
 
@@ -129,6 +129,14 @@ func TestObserveCluster(t *testing.T) {
 	w.await("h2", "level with an idle primary", func(o cluster.Observation) bool {
 		return o.At.After(marked) && o.LagBytes == 0 && o.LagSeconds == 0
 	})
+
+	// What must be synchronous is the primary's to say.
+	w.exec("h1", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	w.exec("h1", "SELECT pg_reload_conf()")
+	w.await("h1", "synchronous", func(o cluster.Observation) bool { return o.SyncNames == "nobody" })
+	w.exec("h1", "ALTER SYSTEM RESET synchronous_standby_names")
+	w.exec("h1", "SELECT pg_reload_conf()")
+	w.await("h1", "asynchronous", func(o cluster.Observation) bool { return o.SyncNames == "" })
 
 	// What is not replayed is lag, in bytes and in growing seconds.
 	check(t, w.pg.PauseReplay(ctx, "h2"))
@@ -150,7 +158,7 @@ func TestObserveCluster(t *testing.T) {
 
 	// A clean stop and a start.
 	check(t, w.pg.Server("h3").Stop(ctx, pgtest.StopFast))
-	w.await("h3", "dead", func(o cluster.Observation) bool { return !o.Alive && o.Failures > 1 })
+	w.await("h3", "dead", func(o cluster.Observation) bool { return !o.Alive && o.Failures > 1 && o.Refused })
 	check(t, w.pg.Server("h3").Start(ctx))
 	w.await("h3", "back", func(o cluster.Observation) bool { return o.Ready && o.Failures == 0 })
 
@@ -158,7 +166,9 @@ func TestObserveCluster(t *testing.T) {
 	// standby remembers the timeline that it followed.
 	check(t, w.pg.Server("h1").Kill(ctx))
 	w.await("h1", "dead", func(o cluster.Observation) bool { return !o.Alive && o.Failures > 1 })
-	w.await("h2", "without lag", func(o cluster.Observation) bool { return o.Ready && o.LagSeconds == 0 && o.ReplicaState == "" })
+	w.await("h2", "without lag", func(o cluster.Observation) bool {
+		return o.Ready && o.LagSeconds == 0 && o.ReplicaState == "" && !o.Streaming
+	})
 
 	// A promotion: the new timeline at once, though the control file has the old one.
 	check(t, w.pg.Promote(ctx, "h2"))

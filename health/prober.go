@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,7 +23,11 @@ const pokeGap = 50 * time.Millisecond
 // errSkipped marks a probe that could not be tried for a reason on our side.
 var errSkipped = errors.New("probe not possible")
 
-// prober probes one backend. Its goroutine owns the fields below post.
+// maxAsks bounds the probes of one backend that are under way at once. The second
+// is there for who wants a fresh look while the first waits for a server that hangs.
+const maxAsks = 2
+
+// prober probes one backend. Its goroutine owns the fields below outcomes.
 type prober struct {
 	target Target
 	cfg    Config
@@ -30,21 +37,52 @@ type prober struct {
 
 	poke  chan struct{} // capacity 1: probe now
 	stats atomic.Pointer[Stats]
+	ended chan struct{} // closed when run has returned
 
-	sight   sight
-	started time.Time // of the last probe
-	trouble trouble
+	mu struct {
+		sync.Mutex
+		posted chan struct{} // closed when a probe that has not been sent yet is posted; nil: nobody waits
+	}
+
+	outcomes chan outcome // of the probes under way
+	sight    sight
+	started  time.Time // of the last probe
+	answered time.Time // start of the probe that was posted last
+	trouble  trouble
+}
+
+// outcome is how a probe ended.
+type outcome struct {
+	facts         *facts
+	err           error
+	started, done time.Time
+	posted        chan struct{} // to be closed; nil: nobody waits
 }
 
 func newProber(t Target, cfg Config, conn ConnConfig, log *slog.Logger, post func(sight)) *prober {
-	p := &prober{target: t, cfg: cfg, conn: conn, log: log.With("backend", t.Name), post: post, poke: make(chan struct{}, 1)}
+	p := &prober{
+		target: t, cfg: cfg, conn: conn, log: log.With("backend", t.Name), post: post,
+		poke: make(chan struct{}, 1), ended: make(chan struct{}), outcomes: make(chan outcome, maxAsks),
+	}
 	p.stats.Store(&Stats{})
 	p.sight.obs = cluster.Observation{Backend: t.Name, Address: t.Address}
 	return p
 }
 
+// next returns a channel that is closed when a probe has been posted that is sent
+// after this call.
+func (p *prober) next() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.posted == nil {
+		p.mu.posted = make(chan struct{})
+	}
+	return p.mu.posted
+}
+
 // run checks the backend every interval, and when it is poked, until ctx ends.
 func (p *prober) run(ctx context.Context) {
+	defer close(p.ended)
 	for ctx.Err() == nil {
 		p.check(ctx)
 		p.wait(ctx, p.cfg.Interval)
@@ -96,44 +134,100 @@ func (p *prober) check(ctx context.Context) {
 	p.stats.Store(&s)
 }
 
-// probe asks once and posts what it saw.
+// probe asks, once more when it is poked meanwhile, and posts what it saw. The
+// error is that of the last answer.
 func (p *prober) probe(ctx context.Context) error {
-	p.started = time.Now()
-	f, err := p.ask(ctx)
+	p.send(ctx)
+	gap := time.NewTimer(pokeGap)
+	defer gap.Stop()
+	var err error
+	rested := false // pokeGap is over
+	for underWay := 1; underWay > 0; {
+		var poke <-chan struct{}
+		if rested && underWay < maxAsks {
+			poke = p.poke
+		}
+		select {
+		case a := <-p.outcomes:
+			underWay--
+			err = p.take(ctx, a)
+		case <-gap.C:
+			rested = true
+		case <-poke:
+			p.send(ctx)
+			underWay++
+			rested = false
+			gap.Reset(pokeGap)
+		}
+	}
+	return err
+}
+
+// send begins a probe, whose answer comes to p.outcomes.
+func (p *prober) send(ctx context.Context) {
+	p.mu.Lock()
+	posted := p.mu.posted
+	p.mu.posted = nil
+	p.mu.Unlock()
+	started, last := time.Now(), p.sight.facts
+	p.started = started
+	go func() {
+		f, err := p.ask(ctx, last)
+		p.outcomes <- outcome{facts: f, err: err, started: started, done: time.Now(), posted: posted}
+	}()
+}
+
+// take posts an answer, unless that of a probe that was sent later is there.
+func (p *prober) take(ctx context.Context, a outcome) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // we are stopping: says nothing about the backend
 	}
-	now := time.Now()
+	if a.started.Before(p.answered) {
+		return a.err
+	}
+	p.answered = a.started
+	p.sight.obs = p.observation(a)
+	p.sight.seen = p.sight.seen || p.sight.obs.Alive
+	if a.err == nil {
+		p.sight.facts = a.facts
+	}
+	p.trouble.report(p.log, a.done, a.err)
+	p.post(p.sight)
+	if a.posted != nil {
+		close(a.posted)
+	}
+	return a.err
+}
+
+func (p *prober) observation(a outcome) cluster.Observation {
 	o := cluster.Observation{
 		Backend: p.target.Name, Address: p.target.Address,
-		At: now, ProbeDuration: now.Sub(p.started), Err: err,
+		At: a.done, ProbeDuration: a.done.Sub(a.started), Err: a.err,
 	}
-	switch {
-	case err == nil:
+	switch f := a.facts; {
+	case a.err == nil:
 		o.Alive, o.Ready = true, true
 		o.Role, o.SystemID, o.Timeline = f.role, f.systemID, f.timeline
 		o.Version, o.PostmasterAt = f.version, f.startedAt
+		o.SyncNames, o.Streaming = f.syncNames, f.streaming
 		if f.role == cluster.RolePrimary {
 			o.LSN, o.ReplayLSN = f.insert, f.insert
 		} else {
 			o.LSN, o.ReplayLSN = max(f.received, f.replayed), f.replayed
 		}
-		p.sight.facts = f
-	case errors.Is(err, errSkipped):
+	case errors.Is(a.err, errSkipped):
 		o.Alive, o.Failures = p.sight.obs.Alive, p.sight.obs.Failures
-	case answered(err):
+	case answered(a.err):
 		o.Alive = true
 	default:
-		o.Failures = p.sight.obs.Failures + 1
+		o.Failures, o.Refused = p.sight.obs.Failures+1, refused(a.err)
 	}
-	p.sight.obs = o
-	p.trouble.report(p.log, now, err)
-	p.post(p.sight)
-	return err
+	return o
 }
 
-// ask opens a connection, asks and closes it, all within the timeout.
-func (p *prober) ask(ctx context.Context) (*facts, error) {
+// ask opens a connection, asks and closes it, all within the timeout. last is what
+// the backend said last, nil nothing.
+func (p *prober) ask(ctx context.Context, last *facts) (*facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
 	conn, err := connect(ctx, p.conn, p.target.Name)
@@ -141,7 +235,7 @@ func (p *prober) ask(ctx context.Context) (*facts, error) {
 		return nil, err
 	}
 	defer disconnect(conn)
-	return askFacts(ctx, conn, p.sight.facts)
+	return askFacts(ctx, conn, last)
 }
 
 // answered tells whether err came from a PostgreSQL server: an ErrorResponse
@@ -151,6 +245,13 @@ func answered(err error) bool {
 	var pgErr *pgconn.PgError
 	var certErr *tls.CertificateVerificationError
 	return errors.As(err, &pgErr) || errors.As(err, &certErr)
+}
+
+// refused tells whether the host answered that nobody listens: a reset of the
+// connection attempt, or no socket in the directory of a server on this host.
+func refused(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return errors.Is(err, syscall.ECONNREFUSED) || ok && op.Op == "dial" && op.Net == "unix" && errors.Is(err, syscall.ENOENT)
 }
 
 // trouble logs a state that lasts once, and then each minute with a count.
