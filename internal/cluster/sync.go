@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -17,6 +18,32 @@ const (
 	SyncAny                     // for any Num of the list
 )
 
+// String returns the word that operators see.
+func (m SyncMethod) String() string {
+	switch m {
+	case SyncFirst:
+		return "first"
+	case SyncAny:
+		return "any"
+	case SyncNone:
+	}
+	return "none"
+}
+
+// MarshalText writes the word of String.
+func (m SyncMethod) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads the word of String.
+func (m *SyncMethod) UnmarshalText(text []byte) error {
+	for c := SyncNone; c <= SyncAny; c++ {
+		if c.String() == string(text) {
+			*m = c
+			return nil
+		}
+	}
+	return fmt.Errorf("parse synchronous method %q: %w", text, ErrUnknown)
+}
+
 // SyncNames is a value of synchronous_standby_names (PostgreSQL manual,
 // "Replication", Primary Server).
 type SyncNames struct {
@@ -25,82 +52,156 @@ type SyncNames struct {
 	Names  []string // application names; "*" stands for every standby
 }
 
-// ParseSyncNames reads the setting: "", "a, b", "2 (a, b)", "FIRST 2 (a, b)" or
-// "ANY 2 (a, b)", with names that may be quoted.
+// ParseSyncNames reads the setting by PostgreSQL's grammar (syncrep_gram.y,
+// syncrep_scanner.l): "", "a, b", "2 (a, b)", "FIRST 2 (a, b)" or "ANY 2 (a, b)".
+// A name is an identifier, a number, * or anything in double quotes; FIRST and
+// ANY are names in quotes only.
 func ParseSyncNames(s string) (SyncNames, error) {
-	rest := strings.TrimSpace(s)
-	if rest == "" {
+	if s == "" {
 		return SyncNames{}, nil
 	}
-	n := SyncNames{Method: SyncFirst, Num: 1}
-	head, list, ok := strings.Cut(rest, "(")
-	if quoted := strings.IndexByte(rest, '"'); ok && (quoted < 0 || quoted > len(head)) {
-		words := strings.Fields(head)
-		if len(words) == 2 {
-			switch strings.ToUpper(words[0]) {
-			case "FIRST":
-			case "ANY":
-				n.Method = SyncAny
-			default:
-				return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: method %q", s, words[0])
-			}
-			words = words[1:]
-		}
-		if len(words) != 1 {
-			return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: no number", s)
-		}
-		num, err := strconv.Atoi(words[0])
-		if err != nil || num < 1 {
-			return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: number %q", s, words[0])
-		}
-		n.Num = num
-		if rest, ok = strings.CutSuffix(list, ")"); !ok {
-			return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: no closing parenthesis", s)
-		}
+	tokens, err := scanSyncNames(s)
+	if err != nil {
+		return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: %w", s, err)
 	}
-	for rest != "" {
-		name, after, err := syncName(rest)
-		if err != nil {
-			return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: %w", s, err)
-		}
-		n.Names, rest = append(n.Names, name), after
-	}
-	if len(n.Names) == 0 {
-		return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: no name", s)
+	n, err := syncConfig(tokens)
+	if err != nil {
+		return SyncNames{}, fmt.Errorf("parse synchronous_standby_names %q: %w", s, err)
 	}
 	return n, nil
 }
 
-// syncName takes the first name of a list and the comma behind it.
-func syncName(s string) (name, rest string, err error) {
-	s = strings.TrimSpace(s)
-	if strings.HasPrefix(s, `"`) {
-		end := 1
-		for ; ; end++ {
-			if end >= len(s) {
-				return "", "", fmt.Errorf("quote is not closed")
-			}
-			if s[end] == '"' {
-				if end+1 < len(s) && s[end+1] == '"' {
-					end++
-					continue
-				}
-				break
-			}
-		}
-		name, rest = strings.ReplaceAll(s[1:end], `""`, `"`), strings.TrimSpace(s[end+1:])
-		if rest != "" && !strings.HasPrefix(rest, ",") {
-			return "", "", fmt.Errorf("%q follows a name", rest)
-		}
-		rest = strings.TrimPrefix(rest, ",")
-	} else {
-		name, rest, _ = strings.Cut(s, ",")
-		name = strings.TrimSpace(name)
+// syncConfig reads a list, or a method and a number before one in parentheses.
+func syncConfig(tokens []syncToken) (SyncNames, error) {
+	n := SyncNames{Method: SyncFirst, Num: 1}
+	switch {
+	case tokens[0].kind == syncFirstWord:
+		tokens = tokens[1:]
+	case tokens[0].kind == syncAnyWord:
+		n.Method, tokens = SyncAny, tokens[1:]
+	case tokens[0].kind == syncNumber && tokens[1].kind == '(':
+	default:
+		return n, n.list(tokens, syncEnd)
 	}
-	if name == "" || strings.ContainsAny(name, " \t") && !strings.Contains(s, `"`) {
-		return "", "", fmt.Errorf("name %q", name)
+	if tokens[0].kind != syncNumber {
+		return SyncNames{}, fmt.Errorf("%q where a number is expected", tokens[0].text)
 	}
-	return name, rest, nil
+	num, err := strconv.ParseInt(tokens[0].text, 10, 32)
+	if err != nil || num < 1 {
+		return SyncNames{}, fmt.Errorf("number %q", tokens[0].text)
+	}
+	n.Num = int(num)
+	if tokens[1].kind != '(' {
+		return SyncNames{}, fmt.Errorf("%q where a parenthesis is expected", tokens[1].text)
+	}
+	return n, n.list(tokens[2:], ')')
+}
+
+// list reads names up to a token of the kind end and the end of the text.
+func (n *SyncNames) list(tokens []syncToken, end syncKind) error {
+	for {
+		if k := tokens[0].kind; k != syncName && k != syncNumber {
+			return fmt.Errorf("%q where a name is expected", tokens[0].text)
+		}
+		n.Names = append(n.Names, tokens[0].text)
+		next := tokens[1].kind
+		tokens = tokens[2:]
+		switch {
+		case next == ',':
+		case next == end && (end == syncEnd || tokens[0].kind == syncEnd):
+			return nil
+		default:
+			return errors.New("something follows the names, or a parenthesis is missing")
+		}
+	}
+}
+
+// syncKind is the kind of a token: a constant below, or the character itself.
+type syncKind byte
+
+const (
+	syncEnd       syncKind = iota // every text ends with two, so that one may look ahead
+	syncName                      // text without its quotes
+	syncNumber                    // which is a name too, where a name may stand
+	syncFirstWord                 // FIRST
+	syncAnyWord                   // ANY
+)
+
+type syncToken struct {
+	kind syncKind
+	text string
+}
+
+func scanSyncNames(s string) ([]syncToken, error) {
+	var tokens []syncToken
+	for i := 0; i < len(s); {
+		switch c := s[i]; {
+		case strings.IndexByte(" \t\n\r\f\v", c) >= 0:
+			i++
+		case c == ',' || c == '(' || c == ')':
+			tokens = append(tokens, syncToken{syncKind(c), s[i : i+1]})
+			i++
+		case c == '*':
+			tokens = append(tokens, syncToken{syncName, "*"})
+			i++
+		case c == '"':
+			name, n, ok := cutQuoted(s[i:])
+			if !ok {
+				return nil, errors.New("quote is not closed")
+			}
+			tokens = append(tokens, syncToken{syncName, name})
+			i += n
+		case c >= '0' && c <= '9':
+			n := prefixLen(s[i:], func(c byte) bool { return c >= '0' && c <= '9' })
+			tokens = append(tokens, syncToken{syncNumber, s[i : i+n]})
+			i += n
+		case isIdentStart(c):
+			n := prefixLen(s[i:], func(c byte) bool { return isIdentStart(c) || c >= '0' && c <= '9' || c == '$' })
+			tokens = append(tokens, syncWord(s[i:i+n]))
+			i += n
+		default:
+			return nil, fmt.Errorf("character %q outside of quotes", c)
+		}
+	}
+	return append(tokens, syncToken{}, syncToken{}), nil
+}
+
+func syncWord(word string) syncToken {
+	switch {
+	case len(word) == 5 && strings.EqualFold(word, "FIRST"):
+		return syncToken{syncFirstWord, word}
+	case len(word) == 3 && strings.EqualFold(word, "ANY"):
+		return syncToken{syncAnyWord, word}
+	}
+	return syncToken{syncName, word}
+}
+
+// cutQuoted returns the name that s begins with, and how many bytes it takes with
+// its quotes. Two quotes within stand for one.
+func cutQuoted(s string) (name string, n int, ok bool) {
+	for n = 1; n < len(s); n++ {
+		if s[n] != '"' {
+			continue
+		}
+		if n+1 < len(s) && s[n+1] == '"' {
+			n++
+			continue
+		}
+		return strings.ReplaceAll(s[1:n], `""`, `"`), n + 1, true
+	}
+	return "", 0, false
+}
+
+func isIdentStart(c byte) bool {
+	return c == '_' || c|0x20 >= 'a' && c|0x20 <= 'z' || c >= 0x80
+}
+
+func prefixLen(s string, is func(byte) bool) int {
+	n := 0
+	for n < len(s) && is(s[n]) {
+		n++
+	}
+	return n
 }
 
 // Sync is what is recorded of synchronous replication: who may be promoted
