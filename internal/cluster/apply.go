@@ -165,7 +165,7 @@ func (e *edit) configure(c Command) error {
 				e.clearPrimary("its address changed")
 			}
 			b = old[i]
-			if b.Status != StatusDetached {
+			if b.Status != StatusDetached && b.Status != StatusRecovering {
 				e.put(&b, StatusWaiting, RoleUnknown)
 			}
 			e.changes(s.Name, "address "+s.Address+" instead of "+b.Address, c.Reason)
@@ -378,6 +378,8 @@ func (e *edit) detach(b *Backend, c Command) error {
 		return nil
 	case e.Operation != nil && (e.Operation.Candidate == b.Name || e.Operation.Target == b.Name):
 		return fmt.Errorf("%s is being promoted", b.Name)
+	case e.Operation != nil && e.Operation.Kind == Switchover && e.Operation.Old == b.Name:
+		return fmt.Errorf("%s may have to be the primary again", b.Name)
 	}
 	e.put(b, StatusDetached, b.Role)
 	e.changes(b.Name, "detached", c.Reason)

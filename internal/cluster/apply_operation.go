@@ -162,6 +162,9 @@ func (e *edit) sync(c Command) error {
 	if e.Operation != nil {
 		return fmt.Errorf("a %s is under way", e.Operation.Kind)
 	}
+	if c.Sync.Method > SyncAny {
+		return fmt.Errorf("method %d: %w", c.Sync.Method, ErrUnknown)
+	}
 	if e.Sync.Equal(c.Sync) {
 		return nil
 	}

@@ -110,6 +110,8 @@ func (s *State) Backend(name string) *Backend {
 //  6. from the barrier of an operation on there is no primary, and its candidate
 //     is a backend that is not Rebuild
 //  7. the virtual addresses are unique
+//  8. a backend has a Recovery exactly while it is recovering
+//  9. an operation's old primary is Primary before its barrier and Former behind it
 func (s *State) check() error {
 	names := make(map[string]bool, len(s.Backends))
 	for i := range s.Backends {
@@ -124,6 +126,9 @@ func (s *State) check() error {
 		if b.Role == RolePrimary && (b.Rebuild || b.Status == StatusDetached || b.Status == StatusRecovering) {
 			return fmt.Errorf("primary %s has status %s, rebuild %t", b.Name, b.Status, b.Rebuild)
 		}
+	}
+	if err := s.checkRecoveries(); err != nil {
+		return err
 	}
 	if s.Primary != "" && !names[s.Primary] {
 		return fmt.Errorf("primary %s is not a backend", s.Primary)
@@ -157,6 +162,15 @@ func (s *State) check() error {
 	return nil
 }
 
+func (s *State) checkRecoveries() error {
+	for i := range s.Backends {
+		if b := &s.Backends[i]; (b.Status == StatusRecovering) != (b.Recovery != nil) {
+			return fmt.Errorf("backend %s is %s, its recovery %+v", b.Name, b.Status, b.Recovery)
+		}
+	}
+	return nil
+}
+
 func (s *State) checkOperation() error {
 	o := s.Operation
 	if o == nil {
@@ -165,10 +179,14 @@ func (s *State) checkOperation() error {
 	switch {
 	case o.ID == 0 || o.ID > s.Epoch:
 		return fmt.Errorf("operation %d, epoch of the state %d", o.ID, s.Epoch)
+	case o.Kind == OperationUnknown || o.Phase == PhaseUnknown:
+		return fmt.Errorf("operation %d is a %s in phase %s", o.ID, o.Kind, o.Phase)
 	case s.Backend(o.Old) == nil:
 		return fmt.Errorf("operation %d: old primary %q is not a backend", o.ID, o.Old)
-	case o.Barred() && s.Primary != "":
+	case o.Barred() != (s.Primary == ""):
 		return fmt.Errorf("operation %d in phase %s, the primary is %q", o.ID, o.Phase, s.Primary)
+	case o.Old != s.Primary+s.Former: // never both
+		return fmt.Errorf("operation %d: old primary %s, but %q is or was the last", o.ID, o.Old, s.Primary+s.Former)
 	case (o.Phase == PhasePromote) != (o.Candidate != ""):
 		return fmt.Errorf("operation %d in phase %s, the candidate is %q", o.ID, o.Phase, o.Candidate)
 	case o.Candidate != "":
