@@ -50,6 +50,7 @@ test)
 	need have_psycopg python3-psycopg
 	need "have node" nodejs
 	need "have npm" npm
+	need "have systemd-analyze" systemd
 	;;
 bench)
 	need "have pgbouncer" pgbouncer
