@@ -48,6 +48,7 @@ func (v validator) validate() {
 	v.balance()
 	v.failover()
 	v.duration("hold.timeout", v.Hold.Timeout, 0, day)
+	v.duration("hold.drain", v.Hold.Drain, 0, time.Minute)
 	if v.Agent != nil {
 		v.agent()
 	}

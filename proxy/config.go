@@ -128,6 +128,9 @@ type PoolConfig struct {
 // HoldConfig is the section `hold`.
 type HoldConfig struct {
 	Timeout time.Duration `yaml:"timeout"` // how long a statement waits for a primary; then 57P03
+	// Drain is how long a switchover waits for the statements and transactions that
+	// run on the old primary; then they are cut off.
+	Drain time.Duration `yaml:"drain"`
 }
 
 // DefaultListen returns the values that hold where the file is silent.
@@ -154,4 +157,4 @@ func DefaultPool() PoolConfig {
 }
 
 // DefaultHold returns the values that hold where the file is silent.
-func DefaultHold() HoldConfig { return HoldConfig{Timeout: 30 * time.Second} }
+func DefaultHold() HoldConfig { return HoldConfig{Timeout: 30 * time.Second, Drain: time.Second} }
