@@ -180,8 +180,8 @@ func (h *Holder) carrier(name string, p port) {
 	})
 }
 
-// member tells whether a hardware address is one of this cluster's hosts.
-func (h *Holder) member(hw net.HardwareAddr) bool {
+// learn notes the hardware addresses of the members.
+func (h *Holder) learn() {
 	told := h.deps.Hardware()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -190,5 +190,12 @@ func (h *Holder) member(hw net.HardwareAddr) bool {
 			h.mu.members[m.String()] = true
 		}
 	}
+}
+
+// member tells whether a hardware address is one of this cluster's hosts.
+func (h *Holder) member(hw net.HardwareAddr) bool {
+	h.learn()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.mu.members[hw.String()]
 }

@@ -83,6 +83,7 @@ func (k *keeper) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
+		k.holder.learn()
 		next := k.step(ctx, p)
 		timer.Reset(time.Until(next))
 		select {
@@ -126,7 +127,7 @@ func (k *keeper) step(ctx context.Context, p port) time.Time {
 		k.take(ctx, p)
 		return time.Now()
 	default:
-		if k.port != p {
+		if k.port != p && k.cfg.Mode != ModeHooks {
 			k.move(p)
 		}
 		next = k.keep(ctx, now, until)
@@ -144,7 +145,7 @@ func (k *keeper) take(ctx context.Context, p port) {
 		k.hold(p)
 		return
 	}
-	if k.cfg.Mode != ModeLayer3 && !p.silent {
+	if k.speaks(p) {
 		free, err := k.probe(ctx, p)
 		if err != nil {
 			k.trouble.is(time.Now(), "probe for the address", err)
@@ -160,6 +161,11 @@ func (k *keeper) take(ctx context.Context, p port) {
 	}
 	k.hold(p)
 	k.say()
+}
+
+// speaks tells whether the neighbours are asked and told.
+func (k *keeper) speaks(p port) bool {
+	return !p.silent && k.cfg.Mode != ModeLayer3 && k.cfg.Mode != ModeHooks
 }
 
 // probe asks whether somebody has the address. It opens the line, which stays open.
@@ -226,10 +232,10 @@ func (k *keeper) hold(p port) {
 // learn the new hardware address, connections go on.
 func (k *keeper) move(p port) {
 	k.port = p
-	if k.line == nil {
+	k.hangUp()
+	if !k.speaks(p) {
 		return
 	}
-	k.hangUp()
 	line, err := dial(k.addr, p)
 	if err != nil {
 		k.unheard.is(time.Now(), "announce the address", err)
