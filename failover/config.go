@@ -7,7 +7,7 @@ type Mode string
 
 // The modes.
 const (
-	ModeManaged  Mode = "managed"  // pgproxy; where it has no agent, as external
+	ModeManaged  Mode = "managed"  // pgproxy; where no backend has an agent, as external
 	ModeExternal Mode = "external" // another tool; pgproxy follows
 	ModeOff      Mode = "off"      // nobody: the primary found first stays the only one
 )
@@ -18,6 +18,9 @@ type Config struct {
 	FenceAfter  time.Duration `yaml:"fence_after"`  // without a quorum an agent makes its primary a standby after this
 	RestartWait time.Duration `yaml:"restart_wait"` // for a primary that was stopped cleanly to come back
 	StartWait   time.Duration `yaml:"start_wait"`   // for servers that are starting up, before the first primary is chosen without them
+	PromoteWait time.Duration `yaml:"promote_wait"` // for a promotion, before another candidate is tried
+	StopWait    time.Duration `yaml:"stop_wait"`    // for the old primary of a switchover to stop, before it is started again
+	SlotKeep    int64         `yaml:"slot_keep"`    // bytes of log that are kept for a lost server; 0: no bound
 }
 
 // Default returns the values that hold where the file is silent.
@@ -27,5 +30,8 @@ func Default() Config {
 		FenceAfter:  10 * time.Second,
 		RestartWait: 5 * time.Second,
 		StartWait:   time.Minute,
+		PromoteWait: 30 * time.Second,
+		StopWait:    10 * time.Second,
+		SlotKeep:    16 << 30,
 	}
 }

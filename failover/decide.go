@@ -2,20 +2,40 @@ package failover
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
-// Input is all that Decide looks at.
+// Input is all that Decide looks at: the leader's view.
 type Input struct {
-	Now          time.Time
-	State        *cluster.State
-	Observations map[string]cluster.Observation
-	Mode         Mode
-	Retries      int           // health.retries: a backend is down when more probes than this failed in a row
-	StartWait    time.Duration // failover.start_wait
+	Now   time.Time
+	Since time.Time // when the leadership began
+	Self  string    // the leader
+	State *cluster.State
+	// PrimarySince is when this member learnt of the State's primary and timeline; what
+	// was seen of that server before says nothing about the primary that it is now.
+	PrimarySince time.Time
+	// Reports by member, the leader's own included.
+	Reports map[string]cluster.Reported
+	Voters  []string // names of all voting members, there or not
+	Barred  bool     // the barrier of State.Operation has passed (S2)
+
+	Backends  []cluster.Spec // of the leader's file; nil: leave the State's
+	Addresses []string       // likewise, with Backends
+
+	Mode      Mode
+	Retries   int           // health.retries
+	Interval  time.Duration // health.interval
+	Timeout   time.Duration // health.timeout
+	StartWait time.Duration // failover.start_wait
+	// RestartWait is failover.restart_wait, PromoteWait failover.promote_wait,
+	// StopWait failover.stop_wait, Drain hold.drain.
+	RestartWait, PromoteWait, StopWait, Drain time.Duration
+	SlotKeep                                  uint64 // failover.slot_keep, bytes
 }
 
 // Decision is what Decide wants done.
@@ -23,45 +43,66 @@ type Decision struct {
 	// Commands in this order, each decided on the state that the ones before it
 	// make; the first expects the epoch of Input.State.
 	Commands []cluster.Command
-	// Waiting says why there is no primary and none is adopted; "" when there is
-	// one.
+	// Ask names backends that every member is to probe now.
+	Ask []string
+	// Waiting says why there is no primary and none is adopted, or what the operation
+	// under way waits for; "" when there is a primary and none.
 	Waiting string
 }
 
 // Decide returns the commands that bring the state in line with what is seen.
-// With the state that they make and the same observations it returns none.
+// With the state that they make and the same reports it returns none.
 //
 // The order of the situations matters: first what ends the recorded primary, then
 // what makes one, then the others, measured against the outcome.
 func Decide(in Input) Decision {
 	p := &pass{in: in, state: *in.State}
-	for _, situation := range []func(*pass){
-		backendDown,
-		primaryDemoted,
-		primaryWentBack,
-		primaryOnNewTimeline,
-		formerReturns,
-		roleChanged,
-		firstStart,
-		foreignSystem,
-		falsePrimary,
-		standbyAhead,
-		primaryBack,
-		standbyBack,
-	} {
+	p.configured()
+	p.looks = p.look()
+	for _, situation := range situations {
 		situation(p)
 	}
 	p.wait("%s", p.described()) // unless a situation knew better
-	if p.state.Primary != "" {
+	if p.state.Primary != "" && p.state.Operation == nil {
 		p.waiting = ""
 	}
-	return Decision{Commands: p.commands, Waiting: p.waiting}
+	return Decision{Commands: p.commands, Ask: p.suspects(), Waiting: p.waiting}
+}
+
+var situations = []func(*pass){
+	backendDown,
+	primaryDemoted,
+	primaryWentBack,
+	primaryOnNewTimeline,
+	drained,
+	barrierPassed,
+	oldStopped,
+	oldRestarted,
+	candidateLost,
+	candidatePromoted,
+	standbysDetached,
+	formerReturns,
+	roleChanged,
+	firstStart,
+	primaryLost,
+	foreignSystem,
+	falsePrimary,
+	standbyAhead,
+	rebuilt,
+	primaryBack,
+	standbyBack,
+	slotTooLarge,
+	rebuildMarked,
+	syncChanged,
+	addresses,
+	formatRaised,
 }
 
 // pass is one run of Decide.
 type pass struct {
 	in       Input
 	state    cluster.State // after commands
+	looks    map[string]*look
 	commands []cluster.Command
 	waiting  string
 }
@@ -115,10 +156,36 @@ func (p *pass) backends() []*cluster.Backend {
 	return all
 }
 
-// seen returns what was last observed at the address that b has now.
+// seen returns what the members together see at the address that b has now.
 func (p *pass) seen(b *cluster.Backend) (cluster.Observation, bool) {
-	o, ok := p.in.Observations[b.Name]
-	return o, ok && o.Address == b.Address
+	l := p.looks[b.Name]
+	if l == nil {
+		return cluster.Observation{}, false
+	}
+	return l.obs, l.ok
+}
+
+// members returns the names of all who reported, voters or not, in order.
+func (p *pass) members() []string {
+	return slices.Sorted(maps.Keys(p.in.Reports))
+}
+
+func (p *pass) voter(member string) bool { return slices.Contains(p.in.Voters, member) }
+
+// managed tells whether pgproxy itself gives the backends their roles: the mode
+// says so and there are agents.
+func (p *pass) managed() bool {
+	if p.in.Mode != ModeManaged {
+		return false
+	}
+	return slices.ContainsFunc(p.state.Backends, func(b cluster.Backend) bool { return b.Agent != "" })
+}
+
+// configured takes over the lists of the leader's file.
+func (p *pass) configured() {
+	if p.in.Backends != nil && p.state.Operation == nil {
+		p.do(cluster.Command{Kind: cluster.KindConfigure, Backends: p.in.Backends, Addresses: p.in.Addresses})
+	}
 }
 
 // ready returns the observation of a backend that answered in full.

@@ -1,22 +1,33 @@
 package failover
 
 import (
+	"strings"
+
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
-// backendDown: more probes in a row than the configured retries found the backend
-// dead. A server that answers with an error is not dead (S4).
+// backendDown: a majority of the members finds the backend dead. A server that
+// answers with an error is not dead (S4).
 func backendDown(p *pass) {
 	for _, b := range p.backends() {
-		if o, ok := p.seen(b); ok && !o.Alive && o.Failures > p.in.Retries {
-			p.setStatus(b, cluster.StatusDown, "%d probes failed: %v", o.Failures, o.Err)
+		if l := p.looks[b.Name]; l.down && !p.lostPrimary(b) {
+			p.setStatus(b, cluster.StatusDown, "not seen by %s: %v", strings.Join(l.failed, ", "), l.obs.Err)
 		}
 	}
+}
+
+// lostPrimary tells whether primaryLost is about to begin a failover of b, which
+// says in one entry that it is down.
+func (p *pass) lostPrimary(b *cluster.Backend) bool {
+	return b.Name == p.state.Primary && p.state.Operation == nil && p.whyNoFailover(b) == ""
 }
 
 // primaryDemoted: the recorded primary says it is a standby; somebody restarted it
 // as one. Reads go on.
 func primaryDemoted(p *pass) {
+	if p.state.Operation != nil {
+		return
+	}
 	if _, o, ok := p.recorded(); ok && o.Role == cluster.RoleStandby {
 		p.do(cluster.Command{Kind: cluster.KindClearPrimary, Reason: "it says that it is a standby"})
 	}
@@ -26,7 +37,7 @@ func primaryDemoted(p *pass) {
 // holds other or older data, as after a restored backup.
 func primaryWentBack(p *pass) {
 	b, o, ok := p.recorded()
-	if !ok || o.Role != cluster.RolePrimary {
+	if !ok || o.Role != cluster.RolePrimary || p.state.Operation != nil {
 		return
 	}
 	switch {
@@ -52,7 +63,7 @@ func primaryOnNewTimeline(p *pass) {
 // timeline or a newer one, and the only one.
 func formerReturns(p *pass) {
 	b := p.state.Backend(p.state.Former)
-	if b == nil {
+	if b == nil || p.state.Operation != nil {
 		return
 	}
 	o, ok := p.ready(b)
@@ -79,9 +90,10 @@ func (p *pass) newer(but string) []cluster.Observation {
 
 // roleChanged: the recorded primary is gone or a standby, and exactly one other
 // backend is a primary on a newer timeline: another tool or an operator promoted
-// it. Not on the same or an older one: it never had all that was acknowledged.
+// it. Not on the same or an older one: it never had all that was acknowledged. Where
+// pgproxy itself promotes, such a server is an operator's to judge (S6).
 func roleChanged(p *pass) {
-	if p.in.Mode == ModeOff || p.state.Primary == "" && p.state.Former == "" {
+	if p.in.Mode == ModeOff || p.managed() || p.state.Operation != nil || p.state.Primary == "" && p.state.Former == "" {
 		return
 	}
 	if b := p.state.Backend(p.state.Primary); b != nil && b.Status != cluster.StatusDown {
@@ -125,7 +137,7 @@ func firstStart(p *pass) {
 			p.wait("not all backends have been probed: %s", p.described())
 		case o.Alive && !o.Ready && p.in.Now.Sub(b.Since) < p.in.StartWait:
 			p.wait("a backend is starting up: %s", p.described())
-		case !o.Alive && b.Status != cluster.StatusDown:
+		case !o.Alive && !p.looks[b.Name].down:
 			p.wait("a backend may be down: %s", p.described())
 		case o.Ready && o.SystemID != one.SystemID:
 			p.wait("system identifiers differ: %s", p.described())
@@ -162,7 +174,7 @@ func falsePrimary(p *pass) {
 	}
 	for _, b := range p.backends() {
 		o, ok := p.ready(b)
-		if !ok || o.Role != cluster.RolePrimary || b.Name == p.state.Primary {
+		if !ok || o.Role != cluster.RolePrimary || b.Name == p.state.Primary || p.mayBePrimary(b) {
 			continue
 		}
 		p.setRole(b, cluster.RoleUnknown)
@@ -173,11 +185,19 @@ func falsePrimary(p *pass) {
 	}
 }
 
+// mayBePrimary tells whether the operation under way knows b as a primary: its
+// candidate, or the old one of a switchover, which is yet to be stopped or was
+// started again.
+func (p *pass) mayBePrimary(b *cluster.Backend) bool {
+	o := p.state.Operation
+	return o != nil && (o.Candidate == b.Name || o.Kind == cluster.Switchover && o.Old == b.Name)
+}
+
 // standbyAhead: a standby follows a timeline that the cluster has not recorded:
 // its source is a false primary.
 func standbyAhead(p *pass) {
 	for _, b := range p.backends() {
-		if o, ok := p.ready(b); ok && p.ahead(o) {
+		if o, ok := p.ready(b); ok && p.ahead(o) && p.state.Operation == nil {
 			p.setRole(b, cluster.RoleStandby)
 			p.setStatus(b, cluster.StatusQuarantined, "it follows timeline %d, the recorded one is %d", o.Timeline, p.state.Timeline)
 		}
@@ -207,10 +227,17 @@ func standbyBack(p *pass) {
 			continue
 		}
 		p.setRole(b, cluster.RoleStandby)
-		if !b.Rebuild {
+		if !b.Rebuild && (b.Status == cluster.StatusUp || p.follows(b, o)) {
 			p.setStatus(b, cluster.StatusUp, "it answers")
 		}
 	}
+}
+
+// follows tells whether a standby that comes back follows the primary, as far as
+// that can be asked for: with an agent it streams by itself sooner or later, and
+// without a primary there is nothing to follow.
+func (p *pass) follows(b *cluster.Backend, o cluster.Observation) bool {
+	return !p.managed() || b.Agent == "" || p.state.Primary == "" || o.Streaming && o.Timeline == p.state.Timeline
 }
 
 // sameSystem tells whether all backends that answer have one system identifier.

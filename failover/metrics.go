@@ -24,14 +24,21 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if err := reg.Register(m.failovers); err != nil {
 		return nil, fmt.Errorf("register metrics of failover: %w", err)
 	}
-	m.failovers.WithLabelValues(kindExternal) // shown as 0
+	for _, kind := range []string{kindExternal, cluster.Failover.String(), cluster.Switchover.String()} {
+		m.failovers.WithLabelValues(kind) // shown as 0
+	}
 	return m, nil
 }
 
 // count counts an accepted command that made another backend the primary.
 func (m *metrics) count(before *cluster.State, c cluster.Command) {
 	was := before.Primary + before.Former // never both
-	if c.Kind == cluster.KindAdoptPrimary && was != "" && was != c.Backend {
-		m.failovers.WithLabelValues(kindExternal).Inc()
+	if c.Kind != cluster.KindAdoptPrimary || was == "" || was == c.Backend {
+		return
 	}
+	kind := kindExternal
+	if before.Operation != nil {
+		kind = before.Operation.Kind.String()
+	}
+	m.failovers.WithLabelValues(kind).Inc()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,88 +13,134 @@ import (
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
-// tick is how often the state is looked at when nothing seems to have changed:
-// what waits for a time to pass needs it.
-const tick = time.Second
+// tick is how often the leader looks when nothing seems to have changed: what
+// waits for a time to pass, a silent member above all, needs it.
+const tick = 100 * time.Millisecond
 
-// Log is the owner of the cluster state.
-type Log interface {
+// askTimeout bounds one round of probes by all members.
+const askTimeout = 5 * time.Second
+
+// Watchdog is the replicated state, and what the leader knows of the members.
+type Watchdog interface {
 	State() *cluster.State
 	Changed() <-chan struct{} // closed at the next change
 	Propose(context.Context, cluster.Command) (cluster.State, error)
+
+	// Leading reports whether this member leads, and since when.
+	Leading() (term uint64, since time.Time, ok bool)
+	LeaderChanged() <-chan struct{}
+	// Reports are those of this leadership, by member, this one's included.
+	Reports() map[string]cluster.Reported
+	ReportsChanged() <-chan struct{}
+	Voters() []string
+	// Barred reports whether nobody can use the old primary of o any more (S2), or
+	// how long to wait at most.
+	Barred(o *cluster.Operation) (done bool, wait time.Duration)
+	// Ask has every member look at a backend now; it returns when they have reported.
+	Ask(ctx context.Context, backend string)
 }
 
-// Observer says what the backends were last seen to be.
-type Observer interface {
-	Observations() map[string]cluster.Observation
-	Changed() <-chan struct{} // closed at the next change
+// Settings is what the Reconciler takes from other sections of the configuration.
+type Settings struct {
+	Self              string         // name of this member
+	Backends          []cluster.Spec // of the file
+	Addresses         []string       // of the file
+	Retries           int            // health.retries
+	Interval, Timeout time.Duration  // health.interval, health.timeout
+	Drain             time.Duration  // hold.drain
 }
 
 // firstLook is for how long after the start it is not logged that there is no
 // primary.
 const firstLook = 2 * time.Second
 
-// Reconciler proposes what Decide wants.
+// Reconciler proposes what Decide wants, while this member leads.
 type Reconciler struct {
 	cfg      Config
-	retries  int
-	cluster  Log
-	observer Observer
+	settings Settings
+	watchdog Watchdog
 	log      *slog.Logger
 	metrics  *metrics
 	began    time.Time // when Run did
-	waiting  repeated
-	refused  repeated
+	primary  struct {  // that the State named last
+		name     string
+		timeline uint32
+		since    time.Time
+	}
+	waiting repeated
+	refused repeated
+
+	asks sync.WaitGroup
+	mu   struct {
+		sync.Mutex
+		asking map[string]bool // backends that are being asked for
+	}
 }
 
-// New returns a Reconciler; retries is health.retries.
-func New(cfg Config, retries int, cluster Log, observer Observer, log *slog.Logger, reg prometheus.Registerer) (*Reconciler, error) {
+// New returns a Reconciler.
+func New(cfg Config, settings Settings, watchdog Watchdog, log *slog.Logger, reg prometheus.Registerer) (*Reconciler, error) {
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
 	}
-	return &Reconciler{cfg: cfg, retries: retries, cluster: cluster, observer: observer, log: log, metrics: m}, nil
+	r := &Reconciler{cfg: cfg, settings: settings, watchdog: watchdog, log: log, metrics: m}
+	r.mu.asking = make(map[string]bool)
+	return r, nil
 }
 
 // Run reconciles until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.began = time.Now()
+	defer r.asks.Wait()
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
 		// Taken before the look, so that what changes during it is looked at too.
-		state, seen := r.cluster.Changed(), r.observer.Changed()
-		r.reconcile(ctx)
+		state, reports, leader := r.watchdog.Changed(), r.watchdog.ReportsChanged(), r.watchdog.LeaderChanged()
+		r.notePrimary()
+		var ticks <-chan time.Time
+		if _, since, ok := r.watchdog.Leading(); ok {
+			r.reconcile(ctx, since)
+			ticks = t.C
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-t.C:
+		case <-ticks:
 		case <-state:
-		case <-seen:
+		case <-reports:
+		case <-leader:
 		}
 	}
 }
 
+// notePrimary notes when the State named another primary.
+func (r *Reconciler) notePrimary() {
+	if s := r.watchdog.State(); s.Primary != r.primary.name || s.Timeline != r.primary.timeline {
+		r.primary.name, r.primary.timeline, r.primary.since = s.Primary, s.Timeline, time.Now()
+	}
+}
+
 // reconcile looks once and proposes what follows.
-func (r *Reconciler) reconcile(ctx context.Context) {
-	now := time.Now()
-	before := r.cluster.State()
-	d := Decide(Input{
-		Now: now, State: before, Observations: r.observer.Observations(),
-		Mode: r.cfg.Mode, Retries: r.retries, StartWait: r.cfg.StartWait,
-	})
-	if now.Sub(r.began) < firstLook {
+func (r *Reconciler) reconcile(ctx context.Context, since time.Time) {
+	in := r.input(since)
+	d := Decide(in)
+	if in.Now.Sub(r.began) < firstLook {
 		// Not all backends have been probed: nothing to complain about yet.
-	} else if n := r.waiting.next(d.Waiting, now); n > 0 {
-		r.log.Warn("no primary", "why", d.Waiting, "times", n)
+	} else if n := r.waiting.next(d.Waiting, in.Now); n > 0 {
+		r.log.Warn("waiting", "why", d.Waiting, "times", n)
+	}
+	for _, b := range d.Ask {
+		r.ask(ctx, b)
 	}
 	for _, c := range d.Commands {
-		after, err := r.cluster.Propose(ctx, c)
+		before := r.watchdog.State()
+		after, err := r.watchdog.Propose(ctx, c)
 		if errors.Is(err, cluster.ErrEpoch) || ctx.Err() != nil {
 			return // decided on what is no longer so
 		}
 		if err != nil {
-			if n := r.refused.next(err.Error(), now); n > 0 {
+			if n := r.refused.next(err.Error(), in.Now); n > 0 {
 				r.log.Error("propose command", "command", c.String(), "err", err, "times", n)
 			}
 			return
@@ -103,17 +150,52 @@ func (r *Reconciler) reconcile(ctx context.Context) {
 	}
 }
 
+func (r *Reconciler) input(since time.Time) Input {
+	in := Input{
+		Now: time.Now(), Since: since, PrimarySince: r.primary.since, Self: r.settings.Self,
+		State: r.watchdog.State(), Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
+		Backends: r.settings.Backends, Addresses: r.settings.Addresses,
+		Mode: r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
+		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,
+		StopWait: r.cfg.StopWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
+	}
+	if o := in.State.Operation; o.Barred() {
+		in.Barred, _ = r.watchdog.Barred(o)
+	}
+	return in
+}
+
+// ask has all members look at a backend, once at a time.
+func (r *Reconciler) ask(ctx context.Context, backend string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.asking[backend] {
+		return
+	}
+	r.mu.asking[backend] = true
+	r.asks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		r.watchdog.Ask(ctx, backend)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.mu.asking, backend)
+	})
+}
+
 // level returns how loud a change is.
 func level(c cluster.Command) slog.Level {
 	switch c.Kind {
-	case cluster.KindClearPrimary, cluster.KindMarkRebuild:
+	case cluster.KindClearPrimary, cluster.KindMarkRebuild, cluster.KindBegin, cluster.KindAbandon, cluster.KindEnd,
+		cluster.KindRecoverFailed:
 		return slog.LevelWarn
 	case cluster.KindSetStatus:
 		if c.Status != cluster.StatusUp {
 			return slog.LevelWarn
 		}
 	case cluster.KindUnknown, cluster.KindConfigure, cluster.KindSetRole, cluster.KindAdoptPrimary,
-		cluster.KindDetach, cluster.KindAttach:
+		cluster.KindDetach, cluster.KindAttach, cluster.KindAdvance, cluster.KindHold, cluster.KindSync,
+		cluster.KindRecover, cluster.KindRecovered, cluster.KindSetFailover, cluster.KindFormat:
 	}
 	return slog.LevelInfo
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,33 +20,51 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeObserver shows what the test sets.
-type fakeObserver struct {
-	all     atomic.Pointer[map[string]cluster.Observation]
+// fakeWatchdog is a log of one process whose member leads and sees what the test
+// sets.
+type fakeWatchdog struct {
+	*cluster.Log
+	reports atomic.Pointer[map[string]cluster.Reported]
 	changed atomic.Pointer[chan struct{}]
+	asked   chan string
 }
 
-func newObserver() *fakeObserver {
-	f := &fakeObserver{}
-	f.all.Store(&map[string]cluster.Observation{})
-	c := make(chan struct{})
-	f.changed.Store(&c)
+func newWatchdog(s cluster.State) *fakeWatchdog {
+	f := &fakeWatchdog{Log: cluster.NewLog(s), asked: make(chan string, 10)}
+	f.set()
 	return f
 }
 
-func (f *fakeObserver) Observations() map[string]cluster.Observation { return *f.all.Load() }
-func (f *fakeObserver) Changed() <-chan struct{}                     { return *f.changed.Load() }
+func (f *fakeWatchdog) Leading() (uint64, time.Time, bool)              { return 1, time.Time{}, true }
+func (f *fakeWatchdog) LeaderChanged() <-chan struct{}                  { return nil }
+func (f *fakeWatchdog) ReportsChanged() <-chan struct{}                 { return *f.changed.Load() }
+func (f *fakeWatchdog) Voters() []string                                { return []string{"m1"} }
+func (f *fakeWatchdog) Barred(*cluster.Operation) (bool, time.Duration) { return true, 0 }
+func (f *fakeWatchdog) Ask(_ context.Context, backend string)           { f.asked <- backend }
 
-func (f *fakeObserver) set(all ...cluster.Observation) {
-	m := map[string]cluster.Observation{}
-	for _, o := range all {
-		o.Address = o.Backend
-		m[o.Backend] = o
+// Reports are always new: the member goes on reporting.
+func (f *fakeWatchdog) Reports() map[string]cluster.Reported {
+	m := maps.Clone(*f.reports.Load())
+	for name, r := range m {
+		r.At = time.Now()
+		m[name] = r
 	}
-	f.all.Store(&m)
-	c := make(chan struct{})
-	close(*f.changed.Swap(&c))
+	return m
 }
+
+func (f *fakeWatchdog) set(all ...cluster.Observation) {
+	for i := range all {
+		all[i].Address = all[i].Backend
+	}
+	m := reportOf(time.Now(), all)
+	f.reports.Store(&m)
+	c := make(chan struct{})
+	if old := f.changed.Swap(&c); old != nil {
+		close(*old)
+	}
+}
+
+var testSettings = Settings{Self: "m1", Retries: 1, Interval: time.Second, Timeout: time.Second}
 
 func newState(t *testing.T, names ...string) cluster.State {
 	c := cluster.Command{Kind: cluster.KindConfigure, At: time.Now()}
@@ -80,10 +99,9 @@ func failovers(t *testing.T, reg *prometheus.Registry) float64 {
 
 func TestRunFollowsChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := cluster.NewLog(newState(t, "h1", "h2"))
-		seen := newObserver()
+		seen := newWatchdog(newState(t, "h1", "h2"))
 		reg := prometheus.NewRegistry()
-		r, err := New(Default(), 1, log, seen, slog.New(slog.DiscardHandler), reg)
+		r, err := New(Default(), testSettings, seen, slog.New(slog.DiscardHandler), reg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +113,7 @@ func TestRunFollowsChanges(t *testing.T) {
 			t.Helper()
 			begin := time.Now()
 			synctest.Wait()
-			if s := log.State(); s.Primary != primary || s.Timeline != timeline {
+			if s := seen.State(); s.Primary != primary || s.Timeline != timeline {
 				t.Errorf("primary is %q on timeline %d, want %q on %d", s.Primary, s.Timeline, primary, timeline)
 			}
 			if time.Since(begin) != 0 {
@@ -123,10 +141,9 @@ func TestRunFollowsChanges(t *testing.T) {
 // TestRunLooksAgainInTime: nothing changes but the time, and start_wait ends.
 func TestRunLooksAgainInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := cluster.NewLog(newState(t, "h1", "h2"))
-		seen := newObserver()
+		seen := newWatchdog(newState(t, "h1", "h2"))
 		var out bytes.Buffer
-		r, err := New(Default(), 1, log, seen, slog.New(slog.NewTextHandler(&out, nil)), prometheus.NewRegistry())
+		r, err := New(Default(), testSettings, seen, slog.New(slog.NewTextHandler(&out, nil)), prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +154,7 @@ func TestRunLooksAgainInTime(t *testing.T) {
 		starting := cluster.Observation{Backend: "h2", Alive: true, Err: errors.New("starting up")}
 		seen.set(is("h1", cluster.RolePrimary, 1), starting)
 
-		adopted := log.Changed()
+		adopted := seen.Log.Changed()
 		begin := time.Now()
 		<-adopted
 		if waited := time.Since(begin); waited < time.Minute || waited > time.Minute+tick {

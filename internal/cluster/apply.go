@@ -295,7 +295,9 @@ func (e *edit) adoptPrimary(b *Backend, c Command) error {
 	e.put(b, StatusUp, RolePrimary)
 	e.Primary, e.Former = b.Name, ""
 	if e.Timeline != c.Timeline {
-		e.Sync = Sync{} // of the former primary; the new one has said nothing yet
+		// Of the former primary. Until the new one has said whom it waits for, nobody is
+		// known to have what it acknowledges.
+		e.Sync.Standbys = nil
 	}
 	e.Timeline, e.SystemID, e.Operation = c.Timeline, c.SystemID, nil
 	if len(c.History) > 0 || e.History != nil && c.Timeline != e.historyOf() {
