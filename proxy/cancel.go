@@ -133,7 +133,7 @@ func (r *cancelRegistry) cancel(ctx context.Context, pid uint32, secret []byte) 
 // cancel sends a CancelRequest to a server and waits until it closes the
 // connection: by then it has signalled the process.
 func (d *dialer) cancel(ctx context.Context, address string, pid uint32, secret []byte) error {
-	conn, err := d.dial(ctx, address)
+	conn, err := d.dial(ctx, address, nil)
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}

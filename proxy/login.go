@@ -57,8 +57,9 @@ func splitAddress(address string) (network, target, host, port string, err error
 }
 
 // dial connects to a server, with TLS as configured; like libpq, never with TLS on
-// a Unix socket.
-func (d *dialer) dial(ctx context.Context, address string) (*dialed, error) {
+// a Unix socket. The connection is one of that tenure; nil: it is not to a primary, or
+// carries nothing that the lease is for.
+func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, error) {
 	network, target, host, _, err := splitAddress(address)
 	if err != nil {
 		return nil, err
@@ -67,6 +68,11 @@ func (d *dialer) dial(ctx context.Context, address string) (*dialed, error) {
 	raw, err := nd.DialContext(ctx, network, target)
 	if err != nil {
 		return nil, err
+	}
+	if t != nil {
+		if raw, err = t.guard(raw); err != nil {
+			return nil, err
+		}
 	}
 	if network == "unix" || d.tls.mode == SSLDisable {
 		return &dialed{Conn: raw, raw: raw}, nil
@@ -119,12 +125,12 @@ func (d *dialer) secure(ctx context.Context, raw net.Conn, host string) (*dialed
 	return &dialed{Conn: conn, raw: raw, binding: auth.EndpointBinding(leaf)}, nil
 }
 
-// login connects to a backend and logs the client in there with its credential and
-// its startup parameters. The error is a *ServerError when the server refused.
-func (d *dialer) login(ctx context.Context, b cluster.Backend, c *client) (*link, error) {
+// login connects to a backend, as the primary of that tenure unless it is nil, and
+// logs the client in there with its credential and its startup parameters. The error is a *ServerError when the server refused.
+func (d *dialer) login(ctx context.Context, b cluster.Backend, t *tenure, c *client) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	conn, err := d.dial(ctx, b.Address)
+	conn, err := d.dial(ctx, b.Address, t)
 	if err != nil {
 		return nil, fmt.Errorf("connect to backend %q: %w", b.Name, err)
 	}

@@ -92,7 +92,7 @@ func testDialer(t *testing.T, cfg BackendTLSConfig) *dialer {
 func TestLogin(t *testing.T) {
 	f := newFakeServer(t, greet)
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
-	l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+	l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestLoginSendsTheClientsParametersInOrder(t *testing.T) {
 	c := testClient("a")
 	c.database = "db"
 	c.params = []pgwire.Parameter{{Name: "DateStyle", Value: "SQL"}, {Name: "options", Value: "-c x=y"}, {Name: "DateStyle", Value: "ISO"}}
-	if _, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, c); err != nil {
+	if _, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, c); err != nil {
 		t.Fatal(err)
 	}
 	want := startupVersion(pgwire.Version32, "user", "a", "database", "db",
@@ -130,7 +130,7 @@ func TestLoginRefused(t *testing.T) {
 		_, _ = conn.Write(append(pgwire.AppendAuthentication(nil, pgwire.AuthOK, nil), raw...))
 	})
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
-	_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+	_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 	refused, ok := errors.AsType[*ServerError](err)
 	if !ok || refused.Code != "3D000" || refused.Backend != "h1" || !bytes.Equal(refused.Raw, raw) {
 		t.Errorf("error %v", err)
@@ -164,7 +164,7 @@ func TestLoginRejectsBadServers(t *testing.T) {
 				_, _ = conn.Write(tc.answer)
 			})
 			d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
-			_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+			_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 			contains(t, err, tc.text)
 		})
 	}
@@ -176,7 +176,7 @@ func TestLoginNegotiatesDown(t *testing.T) {
 		_, _ = conn.Write(append(pgwire.AppendNegotiateProtocolVersion(nil, pgwire.Version30, nil), greeting()...))
 	})
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
-	l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+	l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestLoginEndsWithItsContext(t *testing.T) {
 		cancel()
 	}()
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
-	_, err := d.login(ctx, cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+	_, err := d.login(ctx, cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
@@ -239,7 +239,7 @@ func TestBackendTLSModes(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			f := tlsServer(t, tc.cert)
 			d := testDialer(t, BackendTLSConfig{Mode: tc.mode, CAFile: tc.ca})
-			l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+			l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 			if tc.text != "" {
 				contains(t, err, tc.text)
 			} else if err != nil {
@@ -267,7 +267,7 @@ func TestBackendRefusesTLS(t *testing.T) {
 			}
 		})
 		d := testDialer(t, BackendTLSConfig{Mode: mode, CAFile: a.file})
-		_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+		_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 		if mode == SSLPrefer {
 			if err != nil {
 				t.Errorf("%s: %v", mode, err)
@@ -295,7 +295,7 @@ func TestBytesAfterTheServersAnswer(t *testing.T) {
 		})
 		for _, mode := range []SSLMode{SSLPrefer, SSLRequire} {
 			d := testDialer(t, BackendTLSConfig{Mode: mode})
-			_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, testClient("a"))
+			_, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
 			contains(t, err, text)
 		}
 	}

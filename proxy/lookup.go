@@ -33,6 +33,9 @@ type lookups struct {
 	query    string
 	dialer   *dialer
 	slots    chan struct{}
+	// present returns the tenure of the primary, nil for another backend: a server that
+	// is not the primary any more may hang, and its answers are old.
+	present func(backend string) (*tenure, error)
 
 	mu struct {
 		sync.Mutex
@@ -49,6 +52,7 @@ func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
 	l := &lookups{
 		cluster: deps.Cluster, monitor: cfg.Monitor, password: deps.MonitorPassword,
 		query: cfg.Auth.Query, dialer: d, slots: make(chan struct{}, maxLookups),
+		present: func(string) (*tenure, error) { return nil, nil },
 	}
 	if l.query == "" {
 		l.query = auth.LookupQuery
@@ -101,7 +105,7 @@ func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth
 			return role, err
 		}
 	}
-	conn, err := l.connect(ctx, b.Address, l.monitor.Database, lookupTimeout)
+	conn, err := l.connect(ctx, b, l.monitor.Database, lookupTimeout)
 	if err != nil {
 		return auth.Role{}, err
 	}
@@ -142,8 +146,12 @@ func (l *lookups) take(address string) *lookupConn {
 
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
-func (l *lookups) connect(ctx context.Context, address, database string, timeout time.Duration) (*lookupConn, error) {
-	config, err := l.config(address, database)
+func (l *lookups) connect(ctx context.Context, b cluster.Backend, database string, timeout time.Duration) (*lookupConn, error) {
+	t, err := l.present(b.Name)
+	if err != nil {
+		return nil, err
+	}
+	config, err := l.config(b.Address, database, t)
 	if err != nil {
 		return nil, err
 	}
@@ -153,12 +161,13 @@ func (l *lookups) connect(ctx context.Context, address, database string, timeout
 	if err != nil {
 		return nil, err
 	}
-	return &lookupConn{Conn: conn, backend: address}, nil
+	return &lookupConn{Conn: conn, backend: b.Address}, nil
 }
 
-// config is how the monitor connects to a server: by the rules of backend_tls,
-// and by nothing that stands in the environment.
-func (l *lookups) config(address, database string) (*pgx.ConnConfig, error) {
+// config is how the monitor connects to a server, as the primary of that tenure
+// unless it is nil: by the rules of backend_tls, and by nothing that stands in the
+// environment.
+func (l *lookups) config(address, database string, t *tenure) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig("sslmode=disable")
 	if err != nil {
 		return nil, fmt.Errorf("configure monitor connection: %w", err)
@@ -178,7 +187,7 @@ func (l *lookups) config(address, database string) (*pgx.ConnConfig, error) {
 	config.RuntimeParams = map[string]string{"application_name": "pgproxy"}
 	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{host}, nil }
 	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		conn, err := l.dialer.dial(ctx, address)
+		conn, err := l.dialer.dial(ctx, address, t)
 		if err != nil {
 			return nil, err
 		}
@@ -193,15 +202,15 @@ func (l *lookups) config(address, database string) (*pgx.ConnConfig, error) {
 func (l *lookups) catalog(ctx context.Context, database, last string) (cat *lb.Catalog, fingerprint string, err error) {
 	err = errors.New("no server is up")
 	for _, b := range usable(l.cluster.State()) {
-		if cat, fingerprint, err = l.catalogOf(ctx, b.Address, database, last); err == nil {
+		if cat, fingerprint, err = l.catalogOf(ctx, b, database, last); err == nil {
 			return cat, fingerprint, nil
 		}
 	}
 	return nil, "", fmt.Errorf("read catalog: %w", err)
 }
 
-func (l *lookups) catalogOf(ctx context.Context, address, database, last string) (*lb.Catalog, string, error) {
-	conn, err := l.connect(ctx, address, database, catalogTimeout)
+func (l *lookups) catalogOf(ctx context.Context, b cluster.Backend, database, last string) (*lb.Catalog, string, error) {
+	conn, err := l.connect(ctx, b, database, catalogTimeout)
 	if err != nil {
 		return nil, "", err
 	}

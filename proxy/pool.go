@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,10 +52,13 @@ func keyOf(c *client) poolKey {
 type pools struct {
 	cfg     PoolConfig
 	cluster Cluster
+	lease   Lease
 	log     *slog.Logger
-	login   func(ctx context.Context, b cluster.Backend, c *client) (*link, error)
+	login   func(ctx context.Context, b cluster.Backend, t *tenure, c *client) (*link, error)
 	poke    func(backend string)
 	waited  func(time.Duration) // observes how long acquire waited
+	nudge   func()              // barred has changed
+	barred  atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
 
 	lastID atomic.Uint64
 	resets sync.WaitGroup
@@ -63,6 +67,8 @@ type pools struct {
 		sync.Mutex
 		state    *cluster.State // that byName was last made to agree with
 		byName   map[string]*backendPool
+		tenure   *tenure   // of the connections to the primary; nil: there are none
+		leaving  []*tenure // over, their connections not known to be closed
 		shutdown bool
 	}
 }
@@ -95,46 +101,94 @@ type waiter struct {
 // grant is an idle connection, the right to open one, or the reason why neither
 // will come.
 type grant struct {
-	link *link
-	gen  uint64
-	gone context.Context
-	err  error
+	link   *link
+	gen    uint64
+	gone   context.Context
+	tenure *tenure // of a new connection to the primary; nil: to a standby
+	err    error
 }
 
 func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
-	p := &pools{cfg: cfg, cluster: c, log: log, poke: func(string) {}, waited: func(time.Duration) {}}
+	p := &pools{
+		cfg: cfg, cluster: c, lease: newAlways(), log: log,
+		poke: func(string) {}, waited: func(time.Duration) {}, nudge: func() {},
+	}
 	p.mu.byName = make(map[string]*backendPool)
 	return p
 }
 
-// run keeps the pools in step with the cluster and closes what has been idle for
-// too long, until ctx ends; then it closes all idle connections and waits for
-// those being cleaned.
+// run keeps the pools in step with the cluster and the lease, and closes what has
+// been idle for too long, until ctx ends; then it closes all idle connections and
+// waits for those being cleaned.
 func (p *pools) run(ctx context.Context) {
 	expire := time.NewTicker(max(p.cfg.Idle/2, time.Millisecond))
 	defer expire.Stop()
+	lease := time.NewTimer(0)
+	defer lease.Stop()
 	for {
-		changed := p.cluster.Changed()
+		changed, leased := p.cluster.Changed(), p.lease.Changed()
 		p.locked(p.follow)
+		p.acknowledge()
+		lease.Reset(p.nextEnd())
 		select {
 		case <-ctx.Done():
 			p.shutdown()
 			return
 		case <-changed:
+		case <-leased:
+		case <-lease.C:
 		case <-expire.C:
 			p.locked(p.expire)
 		}
 	}
 }
 
-// locked calls f under the lock and then terminates the links that f took out.
+// nextEnd is how long it takes at least until the tenure ends.
+func (p *pools) nextEnd() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.tenure == nil {
+		return time.Hour
+	}
+	return p.mu.tenure.remaining()
+}
+
+// acknowledge notes that the operation under way has nothing to fear of this member:
+// no connection to the old primary is open or written to.
+func (p *pools) acknowledge() {
+	p.mu.Lock()
+	state, leaving := p.mu.state, slices.Clone(p.mu.leaving)
+	p.mu.Unlock()
+	p.finish(leaving)
+	if state.Operation.Barred() && p.barred.Swap(state.Operation.ID) != state.Operation.ID {
+		p.nudge()
+	}
+}
+
+// locked calls f under the lock, then closes the connections of tenures that are
+// over and terminates the links that f took out.
 func (p *pools) locked(f func() []*link) {
 	p.mu.Lock()
 	out := f()
+	leaving := slices.Clone(p.mu.leaving)
 	p.mu.Unlock()
+	p.finish(leaving)
 	for _, l := range out {
 		l.terminate()
 	}
+}
+
+// finish returns when no connection of these tenures is open.
+func (p *pools) finish(leaving []*tenure) {
+	if len(leaving) == 0 {
+		return
+	}
+	for _, t := range leaving {
+		t.end()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.leaving = slices.DeleteFunc(p.mu.leaving, func(t *tenure) bool { return slices.Contains(leaving, t) })
 }
 
 // acquire returns a connection for the client on that backend: an idle one of the
@@ -175,7 +229,7 @@ func (p *pools) dial(ctx context.Context, bp *backendPool, b cluster.Backend, g 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(g.gone, func() { cancel(context.Cause(g.gone)) })()
-	l, err := p.login(ctx, b, c)
+	l, err := p.login(ctx, b, g.tenure, c)
 	if err != nil {
 		p.locked(func() []*link {
 			bp.open--
@@ -201,17 +255,21 @@ func (p *pools) reserve(ctx context.Context, b cluster.Backend, key poolKey, c *
 	w := &waiter{key: key, grant: make(chan grant, 1)}
 	var bp *backendPool
 	var at *list.Element
+	var refused error
 	p.locked(func() []*link {
 		out := p.follow()
 		if bp = p.mu.byName[b.Name]; bp == nil || bp.backend.Address != b.Address || p.mu.shutdown {
-			bp = nil
+			refused = errBackendGone
+			return out
+		}
+		if refused = p.enter(bp); refused != nil {
 			return out
 		}
 		at = bp.waiting.PushBack(w)
 		return append(out, bp.dispatch()...)
 	})
-	if bp == nil {
-		return nil, grant{}, fmt.Errorf("connect to backend %q: %w", b.Name, errBackendGone)
+	if refused != nil {
+		return nil, grant{}, fmt.Errorf("connect to backend %q: %w", b.Name, refused)
 	}
 	var g grant
 	select {
@@ -350,6 +408,9 @@ func (bp *backendPool) dispatch() (out []*link) {
 	for at := bp.waiting.Front(); at != nil; at = bp.waiting.Front() {
 		w := at.Value.(*waiter)
 		g := grant{gen: bp.gen, gone: bp.gone}
+		if bp.primary {
+			g.tenure = bp.pools.mu.tenure // not nil: enter has seen to it, and its end clears waiting
+		}
 		limit := bp.backend.MaxConnections
 		switch idle := bp.idle[w.key]; {
 		case len(idle) > 0:
@@ -416,19 +477,28 @@ func (p *pools) expire() (out []*link) {
 //
 //  1. Connections to a backend that was removed, is being rebuilt or is no longer the
 //     primary are closed, the lent ones too; so are those to a standby that went
-//     down, whose reads run elsewhere.
+//     down, whose reads run elsewhere, and those to the primary when its lease ends.
 //  2. Connections to one that left status up for another reason, or became the
 //     primary, are not used again; lent ones end with their loan. The primary may
 //     still work for them, and nobody else can while it is the recorded one.
 func (p *pools) follow() (out []*link) {
-	state := p.cluster.State()
-	if state == p.mu.state || p.mu.shutdown {
+	if p.mu.shutdown {
 		return nil
+	}
+	state := p.cluster.State()
+	if t := p.mu.tenure; t != nil && (state.Primary != t.backend || state.Timeline != t.timeline || !t.holds()) {
+		out = p.endTenure()
+	}
+	if state == p.mu.state {
+		return out
 	}
 	p.mu.state = state
 	for name, bp := range p.mu.byName {
 		b := state.Backend(name)
 		if b == nil || b.Address != bp.backend.Address {
+			if p.mu.tenure != nil && p.mu.tenure.backend == name {
+				out = append(out, p.endTenure()...)
+			}
 			out = append(out, bp.retire(true)...)
 			delete(p.mu.byName, name)
 		}
@@ -452,11 +522,52 @@ func (p *pools) follow() (out []*link) {
 		left := b.Status != before && before == cluster.StatusUp
 		lost := b.Status != before && b.Status == cluster.StatusDown
 		if demoted || promoted || left || rebuilt || lost {
-			out = append(out, bp.retire(demoted || rebuilt || lost && !primary)...)
+			out = append(out, bp.retire(rebuilt || lost && !primary)...)
 		}
 		out = append(out, bp.dispatch()...) // the limit may have been raised
 	}
 	return out
+}
+
+// enter checks that connections of that pool may be used now: those to the primary
+// only under a tenure, which begins here.
+func (p *pools) enter(bp *backendPool) error {
+	if !bp.primary || p.mu.tenure != nil {
+		return nil // follow has just looked at it
+	}
+	t := newTenure(bp.backend.Name, p.mu.state.Timeline, p.cluster, p.lease)
+	if !t.holds() {
+		return errNoLease
+	}
+	p.mu.tenure = t
+	return nil
+}
+
+// endTenure takes the connections to the primary out of use. Those that are lent or
+// being opened, too, are closed by finish.
+func (p *pools) endTenure() []*link {
+	t := p.mu.tenure
+	p.mu.tenure = nil
+	p.mu.leaving = append(p.mu.leaving, t)
+	if bp := p.mu.byName[t.backend]; bp != nil {
+		return bp.retire(false)
+	}
+	return nil
+}
+
+// present returns the tenure of the primary, for connections that are not the pools';
+// nil: that backend is not the primary.
+func (p *pools) present(backend string) (t *tenure, err error) {
+	p.locked(func() []*link {
+		out := p.follow()
+		if bp := p.mu.byName[backend]; bp != nil && bp.primary {
+			if err = p.enter(bp); err == nil {
+				t = p.mu.tenure
+			}
+		}
+		return out
+	})
+	return t, err
 }
 
 // retire ends the generation: idle links are returned to be closed, logins and

@@ -330,7 +330,7 @@ func TestPoolSlotIsFreedByClose(t *testing.T) {
 func TestPoolSlotIsFreedByAFailedLogin(t *testing.T) {
 	pt := newPoolTest(t, DefaultPool(), 1)
 	login := pt.login
-	pt.login = func(context.Context, cluster.Backend, *client) (*link, error) { return nil, errors.New("no") }
+	pt.login = func(context.Context, cluster.Backend, *tenure, *client) (*link, error) { return nil, errors.New("no") }
 	if _, err := pt.acquire(t.Context(), pt.backend(), testClient("u")); err == nil {
 		t.Fatal("no error")
 	}
@@ -437,7 +437,7 @@ func TestPoolWaitersLearnThatTheBackendIsGone(t *testing.T) {
 func TestPoolLoginEndsWithItsBackend(t *testing.T) {
 	pt := newPoolTest(t, DefaultPool(), 0)
 	logging := make(chan struct{})
-	pt.login = func(ctx context.Context, _ cluster.Backend, _ *client) (*link, error) {
+	pt.login = func(ctx context.Context, _ cluster.Backend, _ *tenure, _ *client) (*link, error) {
 		close(logging)
 		<-ctx.Done()
 		return nil, ctx.Err()

@@ -33,6 +33,11 @@ type Cluster interface {
 // Deps is what a Server needs of the other parts.
 type Deps struct {
 	Cluster Cluster
+	// Lease is the right to use the primary; nil: whenever the State has one.
+	Lease Lease
+	// Nudge is called when Drained or Barred have changed; nil: nobody wants to know.
+	// It must not block.
+	Nudge func()
 	// Observations returns what this member last saw of the backends.
 	Observations func() map[string]cluster.Observation
 	// Poke asks for a probe of a backend now: a connection to it has just failed.
@@ -113,6 +118,13 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
 	s.pools.login, s.pools.poke = s.login, deps.Poke
+	if deps.Lease != nil {
+		s.pools.lease = deps.Lease
+	}
+	if deps.Nudge != nil {
+		s.pools.nudge = deps.Nudge
+	}
+	s.lookups.present = s.pools.present
 	s.cancels = newCancelRegistry(s.dialer)
 	s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count)
 	return s, err
@@ -140,12 +152,17 @@ func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.A
 // MonitorConfig is how the monitor connects to a backend, for the probes: by the
 // rules of backend_tls.
 func (s *Server) MonitorConfig(address string) (*pgconn.Config, error) {
-	config, err := s.lookups.config(address, s.cfg.Monitor.Database)
+	config, err := s.lookups.config(address, s.cfg.Monitor.Database, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &config.Config, nil
 }
+
+// Barred returns the ID of the last operation with a barrier for which every
+// connection to the old primary is closed, those that were being opened, too, and no
+// write to one is under way (S2); 0 none.
+func (s *Server) Barred() uint64 { return s.pools.barred.Load() }
 
 // Ready is closed when all listeners accept.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
@@ -273,8 +290,8 @@ func (s *Server) admit(c *client) error {
 
 // login logs a client in on a backend for the pools. A credential that the backend
 // does not take any more is forgotten: the password was changed.
-func (s *Server) login(ctx context.Context, b cluster.Backend, c *client) (*link, error) {
-	l, err := s.dialer.login(ctx, b, c)
+func (s *Server) login(ctx context.Context, b cluster.Backend, t *tenure, c *client) (*link, error) {
+	l, err := s.dialer.login(ctx, b, t, c)
 	refused, ok := errors.AsType[*ServerError](err)
 	switch {
 	case errors.Is(err, auth.ErrKeyMismatch):
