@@ -1,0 +1,61 @@
+package pcp
+
+import (
+	"github.com/pgproxy/pgproxy/internal/cluster"
+)
+
+// Watchdog is the group of members as operators see it.
+type Watchdog struct {
+	Leader   string   `json:"leader"` // name of a member; "" none is known
+	Term     uint64   `json:"term"`
+	Quorum   bool     `json:"quorum"`   // a majority of the voters is connected with the leader
+	Failover bool     `json:"failover"` // false: an operator has switched it off
+	Members  []Member `json:"members"`
+}
+
+// Member is one pgproxy of the watchdog.
+type Member struct {
+	Name    string   `json:"name"`
+	Address string   `json:"address"`
+	State   string   `json:"state"` // leader, follower, joining, lost; unknown without a leader
+	VIP     []string `json:"vip"`   // virtual addresses that the State gives it
+	Witness bool     `json:"witness"`
+	Differs string   `json:"differs"` // how its configuration file differs from the State; "" it does not
+}
+
+// WatchdogStatus is what the watchdog of this member knows.
+type WatchdogStatus struct {
+	Leader  string
+	Term    uint64
+	Quorum  bool
+	Members []MemberStatus
+}
+
+// MemberStatus is one member of the watchdog's configuration in force.
+type MemberStatus struct {
+	Name    string
+	Address string
+	Witness bool
+	State   string // as Member.State
+}
+
+// newWatchdog joins what is known about the members.
+func newWatchdog(status WatchdogStatus, s *cluster.State, reports map[string]cluster.Reported) Watchdog {
+	w := Watchdog{
+		Leader: status.Leader, Term: status.Term, Quorum: status.Quorum,
+		Failover: !s.FailoverOff, Members: make([]Member, len(status.Members)),
+	}
+	for i, m := range status.Members {
+		r := reports[m.Name]
+		w.Members[i] = Member{
+			Name: m.Name, Address: m.Address, State: m.State, VIP: []string{},
+			Witness: m.Witness || r.Witness, Differs: r.Differs,
+		}
+		for _, a := range s.Addresses {
+			if a.Holder == m.Name {
+				w.Members[i].VIP = append(w.Members[i].VIP, a.Address)
+			}
+		}
+	}
+	return w
+}
