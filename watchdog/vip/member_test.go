@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	// The tests wait for the kernel's and the members' timers, not for the processor.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	status := m.Run()
 	if copied.path != "" {

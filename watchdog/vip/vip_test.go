@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,6 +29,7 @@ var (
 // Each family: an address is taken, keeps connections while it is renewed, and is
 // gone at once when it is not wanted any more.
 func TestHoldsWhileWanted(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ address, text string }{{vip4, text4}, {vip6, text6}} {
 		t.Run(c.address, func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +85,7 @@ func TestReleasesWhenLeaseEnds(t *testing.T) {
 // The kernel takes the address from a process that is killed or frozen; one that
 // wakes up without a lease does not renew it.
 func TestKernelTakesAddressAway(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		text, address string
 		signal        syscall.Signal
@@ -129,6 +132,7 @@ func TestKernelTakesAddressAway(t *testing.T) {
 // A host that is not a member and has the address keeps it; when it is gone the
 // address is taken. A member's answer is no objection.
 func TestConflict(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ address, text string }{{vip4, text4}, {vip6, text6}} {
 		t.Run(c.address, func(t *testing.T) {
 			t.Parallel()
@@ -167,6 +171,7 @@ func TestConflict(t *testing.T) {
 // A neighbour that talked to the old holder, which is frozen, talks to the new one
 // without asking.
 func TestAnnouncementMovesNeighbours(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ address, text string }{{vip4, text4}, {vip6, text6}} {
 		t.Run(c.address, func(t *testing.T) {
 			t.Parallel()
@@ -219,6 +224,9 @@ func TestAnnouncementForms(t *testing.T) {
 	want := map[string]int{"probe": 1, "request": 4, "reply": 4} // at least, within 3 s
 	for b := make([]byte, 128); len(want) > 0; {
 		n, err := unix.Read(fd, b)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
 			t.Fatalf("not seen within 3 s: %v (%v)", want, err)
 		}
@@ -251,15 +259,20 @@ func TestNeverSourceAddress(t *testing.T) {
 	l := newLAN(t)
 	h1, server := l.host("h1", 11), l.host("s", 50)
 	port := server.listen()
-	ip(t, "-n", h1.ns, "route", "add", "10.99.0.0/16", "via", "10.77.0.50")
+	routes := func() {
+		ip(t, "-n", h1.ns, "route", "replace", "10.99.0.0/16", "via", "10.77.0.50")
+		ip(t, "-n", h1.ns, "route", "replace", "10.98.0.0/16", "dev", "eth0")
+	}
+	routes()
 	ip(t, "-n", server.ns, "addr", "add", "10.99.0.1/32", "dev", "lo")
+	ip(t, "-n", server.ns, "addr", "add", "10.98.0.1/32", "dev", "lo")
 	m := h1.run(eth4, eth6)
 	m.tell("keep", text4)
 	m.tell("keep", text6)
 	check := func() {
 		t.Helper()
 		within(t, 2*time.Second, "taken", func() bool { return h1.has(vip4) && h1.has(vip6) })
-		for to, want := range map[string]string{"10.77.0.50": "10.77.0.11", "10.99.0.1": "10.77.0.11", "fd00::50": "fd00::11"} {
+		for to, want := range map[string]string{"10.77.0.50": "10.77.0.11", "10.99.0.1": "10.77.0.11", "10.98.0.1": "10.77.0.11", "fd00::50": "fd00::11"} {
 			from, _, _ := net.SplitHostPort(echo(t, h1.dial(to, port), "who"))
 			if from = strings.TrimPrefix(from, "::ffff:"); from != want {
 				t.Errorf("a connection to %s comes from %s, want %s", to, from, want)
@@ -270,9 +283,10 @@ func TestNeverSourceAddress(t *testing.T) {
 	// The host's own addresses come anew, behind the virtual one.
 	ip(t, "-n", h1.ns, "addr", "del", "10.77.0.11/24", "dev", "eth0")
 	ip(t, "-n", h1.ns, "addr", "del", "fd00::11/64", "dev", "eth0")
+	within(t, time.Second, "the virtual address is there, alone", func() bool { return h1.has(vip4) && !h1.has("10.77.0.11") })
 	ip(t, "-n", h1.ns, "addr", "add", "10.77.0.11/24", "dev", "eth0")
 	ip(t, "-n", h1.ns, "addr", "add", "fd00::11/64", "dev", "eth0", "nodad")
-	ip(t, "-n", h1.ns, "route", "replace", "10.99.0.0/16", "via", "10.77.0.50")
+	routes()
 	check()
 }
 
@@ -335,6 +349,7 @@ func TestCarrier(t *testing.T) {
 }
 
 func TestGateway(t *testing.T) {
+	t.Parallel()
 	for _, gw := range []string{"10.77.0.1", "fd00::1"} {
 		t.Run(gw, func(t *testing.T) {
 			t.Parallel()
@@ -415,7 +430,32 @@ func TestPermanentAddressIsTheOperators(t *testing.T) {
 	}
 }
 
+// arp_ignore 1, which load balancers' documentation recommends, changes nothing; 2
+// makes the kernel deaf for the address, and a warning says so.
+func TestARPIgnore(t *testing.T) {
+	t.Parallel()
+	l := newLAN(t)
+	h1, client := l.host("h1", 11), l.host("c", 50)
+	set := func(level string) {
+		h1.inside(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/eth0/arp_ignore", []byte(level), 0o644) })
+	}
+	set("1")
+	m := h1.run(eth4)
+	m.tell("keep", text4)
+	within(t, time.Second, "taken", func() bool { return h1.has(vip4) })
+	echo(t, client.dial(vip4, h1.listen()), "ping")
+	if m.logged("arp_ignore") != 0 {
+		t.Errorf("a warning although the address can be reached:\n%s", m.log.String())
+	}
+	m.stop()
+	set("2")
+	if m = h1.run(eth4); m.logged("level=WARN", "arp_ignore", text4) != 1 {
+		t.Errorf("no warning:\n%s", m.log.String())
+	}
+}
+
 func TestMissingCapabilities(t *testing.T) {
+	t.Parallel()
 	for _, caps := range []string{"-all", "-all,+net_admin", "-all,+net_raw"} {
 		t.Run(caps, func(t *testing.T) {
 			t.Parallel()
@@ -432,6 +472,7 @@ func TestMissingCapabilities(t *testing.T) {
 // Commands run once for each transition, and tell the address; a failed one is
 // repeated, one that hangs ends when the opposite is wanted.
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []Mode{ModeLayer2, ModeLayer3, ModeHooks} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
