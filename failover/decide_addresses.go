@@ -49,6 +49,8 @@ func (p *pass) unfit(member, address string) string {
 	switch {
 	case r.Witness:
 		return member + " is a witness"
+	case r.Leaving:
+		return member + " is stopping"
 	case i < 0:
 		return member + " has no such address in its configuration"
 	case !r.Links[i].Carrier:

@@ -8,6 +8,7 @@ import "time"
 type Report struct {
 	Member  string        `json:"member"`
 	Witness bool          `json:"witness,omitempty"`
+	Leaving bool          `json:"leaving,omitempty"` // it is about to stop; addresses go elsewhere
 	Format  int           `json:"format"`            // highest level that the member's program reads
 	Up      time.Duration `json:"up"`                // since the member's process started
 	Epoch   uint64        `json:"epoch"`             // that the member has applied
