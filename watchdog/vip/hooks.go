@@ -65,18 +65,20 @@ func (h *hooks) run(context.Context) {
 		up, changed := h.wanted()
 		var retry <-chan time.Time
 		if !known || is != up {
-			if err := h.exec(up, changed); err == nil {
-				known, is = true, up
+			err := h.exec(up, changed)
+			if known = err == nil; known {
+				is = up
 				h.done(up)
-			} else if now, _ := h.wanted(); now == up {
+			}
+			select {
+			case <-changed: // it may have been killed for that
+				continue
+			default:
+			}
+			if err != nil {
 				h.log.Error("command of a virtual address failed", "event", event(up), "error", err)
 				retry = time.After(hookRetry)
-			} else {
-				known = false
 			}
-		}
-		if now, _ := h.wanted(); now != up {
-			continue
 		}
 		select {
 		case <-changed:

@@ -4,82 +4,67 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"net/netip"
-	"os"
 	"os/exec"
-	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/pgproxy/pgproxy/internal/nettest"
 )
 
-// lan is a bridge with hosts, each a network namespace with one interface eth0.
+// lan is a switch with hosts.
 type lan struct {
-	t      *testing.T
-	bridge string // a namespace
+	*nettest.Lab
+	t *testing.T
 }
-
-var lans atomic.Int64
 
 func newLAN(t *testing.T) *lan {
 	t.Helper()
-	l := &lan{t, fmt.Sprintf("vip%d-%d-br", os.Getpid(), lans.Add(1))}
-	namespace(t, l.bridge)
-	ip(t, "-n", l.bridge, "link", "add", "br0", "type", "bridge")
-	ip(t, "-n", l.bridge, "link", "set", "br0", "up")
-	return l
+	return &lan{nettest.StartLab(t), t}
 }
 
 // node is a host on a lan.
 type node struct {
-	t    *testing.T
-	lan  *lan
-	name string // short, also of its port on the bridge
-	ns   string
+	*nettest.Host
 	*netlink.Handle
+	t        *testing.T
+	ns       string
 	index    int // of eth0
 	hardware string
-	own      netip.Addr
 }
 
 // host adds a host with 10.77.0.N/24 and fd00::N/64.
 func (l *lan) host(name string, n int) *node {
 	l.t.Helper()
-	h := &node{t: l.t, lan: l, name: name, ns: strings.TrimSuffix(l.bridge, "br") + name}
-	namespace(l.t, h.ns)
-	ip(l.t, "-n", h.ns, "link", "set", "lo", "up")
-	ip(l.t, "-n", h.ns, "link", "add", "eth0", "type", "veth", "peer", "name", name, "netns", l.bridge)
-	ip(l.t, "-n", l.bridge, "link", "set", name, "master", "br0", "up")
-	ip(l.t, "-n", h.ns, "link", "set", "eth0", "up")
-	h.own = netip.AddrFrom4([4]byte{10, 77, 0, byte(n)})
-	ip(l.t, "-n", h.ns, "addr", "add", h.own.String()+"/24", "dev", "eth0")
-	ip(l.t, "-n", h.ns, "addr", "add", fmt.Sprintf("fd00::%d/64", n), "dev", "eth0", "nodad")
-	id, err := netns.GetFromName(h.ns)
+	host, err := l.Add(name, fmt.Sprintf("10.77.0.%d/24", n), fmt.Sprintf("fd00::%d/64", n))
 	if err != nil {
-		l.t.Fatalf("open namespace %s: %v", h.ns, err)
+		l.t.Fatal(err)
 	}
-	defer id.Close()
-	if h.Handle, err = netlink.NewHandleAt(id, unix.NETLINK_ROUTE); err != nil {
-		l.t.Fatalf("open netlink in %s: %v", h.ns, err)
-	}
-	l.t.Cleanup(h.Close)
-	link, err := h.LinkByName("eth0")
-	if err != nil {
-		l.t.Fatalf("find eth0 of %s: %v", h.ns, err)
-	}
-	h.index, h.hardware = link.Attrs().Index, link.Attrs().HardwareAddr.String()
+	h := &node{Host: host, t: l.t, ns: host.Namespace()}
+	h.inside(func() error {
+		if h.Handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		l.t.Cleanup(h.Close)
+		link, err := h.LinkByName("eth0")
+		if err == nil {
+			h.index, h.hardware = link.Attrs().Index, link.Attrs().HardwareAddr.String()
+		}
+		return err
+	})
 	return h
 }
 
-func namespace(t *testing.T, name string) {
-	t.Helper()
-	ip(t, "netns", "add", name)
-	t.Cleanup(func() { ip(t, "netns", "del", name) })
+// carrier plugs the host's cable in or pulls it.
+func (n *node) carrier(up bool) {
+	n.t.Helper()
+	if err := n.Carrier(up); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 func ip(t *testing.T, args ...string) string {
@@ -94,21 +79,8 @@ func ip(t *testing.T, args ...string) string {
 // inside runs f on a thread in the host's namespace; sockets stay in it.
 func (n *node) inside(f func() error) {
 	n.t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		id, err := netns.GetFromName(n.ns)
-		if err == nil {
-			defer id.Close()
-			err = netns.Set(id)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		n.t.Fatalf("in %s: %v", n.ns, err)
+	if err := n.Do(f); err != nil {
+		n.t.Fatalf("on %s: %v", n.Name, err)
 	}
 }
 

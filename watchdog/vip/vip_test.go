@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -318,11 +317,11 @@ func TestCarrier(t *testing.T) {
 		t.Errorf("hardware %q, want %q", m.link().Hardware, h1.hardware)
 	}
 	port := h1.listen()
-	ip(t, "-n", l.bridge, "link", "set", "h1", "down") // the cable is pulled
+	h1.carrier(false) // the cable is pulled
 	took := within(t, 300*time.Millisecond, "lost carrier is reported", func() bool { return !m.link().Carrier })
 	within(t, 300*time.Millisecond, "the address is removed", func() bool { return !h1.has(vip4) })
 	t.Logf("lost carrier reported after %s", took)
-	ip(t, "-n", l.bridge, "link", "set", "h1", "up")
+	h1.carrier(true)
 	within(t, 2*time.Second, "taken again", func() bool { return m.link().Carrier && h1.has(vip4) })
 	echo(t, client.dial(vip4, port), "ping")
 
@@ -342,8 +341,8 @@ func TestCarrier(t *testing.T) {
 	ip(t, "-n", h1.ns, "link", "del", "eth0")
 	within(t, 300*time.Millisecond, "a missing interface is reported", func() bool { return !m.link().Carrier && !m.link().Held })
 	within(t, time.Second, "a missing interface is logged", func() bool { return m.logged("level=ERROR", "eth0", "there is none") == 1 })
-	ip(t, "-n", h1.ns, "link", "add", "eth0", "type", "veth", "peer", "name", "h1", "netns", l.bridge)
-	ip(t, "-n", l.bridge, "link", "set", "h1", "master", "br0", "up")
+	ip(t, "-n", h1.ns, "link", "add", "eth0", "type", "veth", "peer", "name", "p-h1", "netns", l.Name()+"-switch")
+	ip(t, "-n", l.Name()+"-switch", "link", "set", "p-h1", "master", "br0", "up")
 	ip(t, "-n", h1.ns, "link", "set", "eth0", "up")
 	within(t, 2*time.Second, "taken on the new interface", func() bool { return h1.has(vip4) })
 }
@@ -366,13 +365,13 @@ func TestGateway(t *testing.T) {
 			m := h1.run(cfg)
 			within(t, time.Second, "the gateway answers", func() bool { return m.link().Gateway })
 			never(t, 1500*time.Millisecond, "a gateway that answers is called unreachable", func() bool { return !m.link().Gateway })
-			ip(t, "-n", l.bridge, "link", "set", "gw", "down")
+			router.carrier(false)
 			took := within(t, 5*time.Second, "the gateway is unreachable", func() bool { return !m.link().Gateway })
 			if took < time.Second {
 				t.Errorf("unreachable after %s: one miss was enough", took)
 			}
 			t.Logf("unreachable after %s", took)
-			ip(t, "-n", l.bridge, "link", "set", "gw", "up")
+			router.carrier(true)
 			within(t, 3*time.Second, "the gateway answers again", func() bool { return m.link().Gateway })
 			// Another machine takes over the gateway's address.
 			ip(t, "-n", router.ns, "link", "set", "eth0", "address", "02:00:00:00:77:02")
@@ -469,65 +468,6 @@ func TestMissingCapabilities(t *testing.T) {
 	}
 }
 
-// Commands run once for each transition, and tell the address; a failed one is
-// repeated, one that hangs ends when the opposite is wanted.
-func TestHooks(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []Mode{ModeLayer2, ModeLayer3, ModeHooks} {
-		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
-			h1 := newLAN(t).host("h1", 11)
-			dir := t.TempDir()
-			for d := dir; d != os.TempDir(); d = filepath.Dir(d) {
-				if err := os.Chmod(d, 0o777); err != nil {
-					t.Fatal(err)
-				}
-			}
-			file := filepath.Join(dir, "calls")
-			script := []string{"/bin/sh", "-c", `echo "$PGPROXY_VIP_EVENT $PGPROXY_VIP_ADDRESS $PGPROXY_VIP_PREFIX $PGPROXY_VIP_INTERFACE $1" >>` + file, "sh", "arg"}
-			calls := func() string {
-				text, _ := os.ReadFile(file)
-				return strings.ReplaceAll(string(text), " 10.77.0.100 24 eth0 arg\n", " ")
-			}
-			m := h1.run(Config{Address: text4, Interface: "eth0", Mode: mode, Up: script, Down: script})
-			within(t, time.Second, "down at start", func() bool { return calls() == "down " })
-			m.tell("keep", text4)
-			within(t, time.Second, "up", func() bool { return calls() == "down up " })
-			within(t, time.Second, "held", func() bool { return m.link().Held })
-			if got := h1.has(vip4); got != (mode != ModeHooks) {
-				t.Errorf("in mode %s the kernel has the address: %t", mode, got)
-			}
-			never(t, time.Second, "called again", func() bool { return calls() != "down up " })
-			m.tell("want", text4, "0s")
-			within(t, time.Second, "down", func() bool { return calls() == "down up down " })
-			within(t, time.Second, "not held", func() bool { return !m.link().Held })
-			m.tell("keep", text4)
-			within(t, time.Second, "up", func() bool { return calls() == "down up down up " })
-			m.stop()
-			if got := calls(); got != "down up down up down " {
-				t.Errorf("after the end: %q", got)
-			}
-		})
-	}
-}
-
-func TestHookThatHangs(t *testing.T) {
-	t.Parallel()
-	h1 := newLAN(t).host("h1", 11)
-	m := h1.run(Config{
-		Address: text4, Interface: "eth0", Mode: ModeHooks,
-		Up: []string{"/bin/sh", "-c", "sleep 1000 & wait"}, Down: []string{"/bin/false"},
-	})
-	within(t, time.Second, "a failed command is logged", func() bool { return m.logged("event=down", "/bin/false", "exit status 1") == 1 })
-	m.tell("keep", text4)
-	never(t, 500*time.Millisecond, "held before its command has ended", func() bool { return m.link().Held })
-	begin := time.Now()
-	m.stop()
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("stopped %s after the order", took)
-	}
-}
-
 // Several members are told to hold the address one after the other; every one that
 // may not hold it is without it in the end.
 func TestHandOver(t *testing.T) {
@@ -562,40 +502,4 @@ func TestHandOver(t *testing.T) {
 		worst = max(worst, took)
 	}
 	t.Logf("a hand-over took at most %s", worst)
-}
-
-func TestNewRefuses(t *testing.T) {
-	for _, c := range []struct {
-		cfg  Config
-		want string
-	}{
-		{Config{Interface: "eth0"}, "vip[0].address: missing"},
-		{Config{Address: "10.77.0.100", Interface: "eth0"}, `vip[0].address: want an address with the length of its prefix such as 10.0.0.5/24, got "10.77.0.100"`},
-		{Config{Address: "0.0.0.0/24", Interface: "eth0"}, `"0.0.0.0/24" is unspecified`},
-		{Config{Address: "::/64", Interface: "eth0"}, `"::/64" is unspecified`},
-		{Config{Address: "224.0.0.5/24", Interface: "eth0"}, "is not the address of one host"},
-		{Config{Address: "ff02::5/64", Interface: "eth0"}, "is not the address of one host"},
-		{Config{Address: "127.0.0.5/8", Interface: "eth0"}, "is a loopback address"},
-		{Config{Address: "fe80::5/64", Interface: "eth0"}, "is link-local"},
-		{Config{Address: "::ffff:10.0.0.5/120", Interface: "eth0"}, "write it as IPv4"},
-		{Config{Address: "10.0.0.5/0", Interface: "eth0"}, "prefix of length 0"},
-		{Config{Address: "10.77.0.0/24", Interface: "eth0"}, "is the address of its network"},
-		{Config{Address: "10.77.0.255/24", Interface: "eth0"}, "is the broadcast address"},
-		{Config{Address: text4}, "vip[0].interface: missing"},
-		{Config{Address: text4, Interface: "a-very-long-interface"}, `vip[0].interface: "a-very-long-interface" cannot be the name of an interface`},
-		{Config{Address: text4, Interface: "eth0", Mode: "l2"}, `vip[0].mode: want one of layer2, layer3, hooks, got "l2"`},
-		{Config{Address: text4, Interface: "eth0", Mode: ModeHooks}, "vip[0].mode: hooks needs a command in up"},
-		{Config{Address: text4, Interface: "eth0", Check: []string{"10.77.0.1", "gw"}}, `vip[0].check[1]: want the address of a gateway such as 10.0.0.1, got "gw"`},
-		{Config{Address: text4, Interface: "eth0", Check: []string{"fd00::1"}}, `vip[0].check[0]: "fd00::1" is not of the family of "10.77.0.100/24"`},
-		{Config{Address: text4, Interface: "eth0", Check: []string{vip4}}, "is the virtual address itself"},
-		{Config{Address: text4, Interface: "eth0", Up: []string{""}}, "vip[0].up: the command is empty"},
-	} {
-		if _, err := New([]Config{c.cfg}, Deps{}); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: want an error with %q, got %v", c.cfg, c.want, err)
-		}
-	}
-	_, err := New([]Config{eth4, {Address: "10.77.0.100/25", Interface: "eth1"}}, Deps{})
-	if want := `vip[1].address: "10.77.0.100" is that of vip[0] already`; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("want an error with %q, got %v", want, err)
-	}
 }
