@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"os"
@@ -23,36 +24,43 @@ const (
 
 type peerKey struct{}
 
-// peer is who is at the other end of a Unix socket.
+// peer is who is at the other end of a connection.
 type peer struct {
-	uid   int
+	uid   int // on a Unix socket
 	known bool
+	tls   *tlsConn // on TCP
 }
 
 // withPeer asks the kernel once for each connection.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	b, ok := conn.(*boundedConn)
-	if !ok {
-		return ctx // TLS: its handshake tells
+	var p peer
+	switch c := conn.(type) {
+	case *tlsConn:
+		p.tls = c
+	case *boundedConn:
+		p.uid, p.known = peerUID(c.Conn)
 	}
-	uid, known := peerUID(b.Conn)
-	return context.WithValue(ctx, peerKey{}, peer{uid, known})
+	return context.WithValue(ctx, peerKey{}, p)
 }
 
 // operator returns who asks, for the event log, or why he may not.
 func (s *Server) operator(r *http.Request) (string, error) {
-	if r.TLS == nil {
-		p, _ := r.Context().Value(peerKey{}).(peer)
-		switch {
-		case !p.known:
-			return "", refuse(http.StatusForbidden, "the operating system does not say who connects")
-		case p.uid != 0 && p.uid != os.Geteuid():
-			return "", refuse(http.StatusForbidden, "%s may not: only %s and root", userName(p.uid), userName(os.Geteuid()))
-		}
-		return userName(p.uid), nil
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	switch {
+	case p.tls != nil:
+		return s.remoteOperator(r, p.tls.ConnectionState())
+	case !p.known:
+		return "", refuse(http.StatusForbidden, "the operating system does not say who connects")
+	case p.uid != 0 && p.uid != os.Geteuid():
+		return "", refuse(http.StatusForbidden, "%s may not: only %s and root", userName(p.uid), userName(os.Geteuid()))
 	}
-	if r.TLS.NegotiatedProtocol == Protocol {
-		if name := identity.Peer(*r.TLS); name != "" {
+	return userName(p.uid), nil
+}
+
+// remoteOperator returns who asks over TLS.
+func (s *Server) remoteOperator(r *http.Request, state tls.ConnectionState) (string, error) {
+	if state.NegotiatedProtocol == Protocol {
+		if name := identity.Peer(state); name != "" {
 			return name, nil
 		}
 		return "", refuse(http.StatusForbidden, "the client has no certificate")

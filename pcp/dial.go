@@ -138,8 +138,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("%s is not a member with the same secret or token", c.server)
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok {
-		return fmt.Errorf("%s refuses this secret or token: %w", c.server, err)
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" { // of crypto/tls
+		return fmt.Errorf("%s refuses this secret or token: %w", c.server, alert.Err)
 	}
 	return fmt.Errorf("ask %s: %w", c.server, err)
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ type Progress struct {
 }
 
 // follow calls look at once, when the State has changed, and every lookEvery,
-// until look says that it is over. look is given the channel's State.
+// until look says that it is over.
 func (s *Server) follow(ctx context.Context, r *request, look func(*cluster.State) (over bool, err error)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -44,7 +46,10 @@ func (s *Server) follow(ctx context.Context, r *request, look func(*cluster.Stat
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s stops; what was ordered goes on", s.deps.Member)
+			if r.Method == http.MethodPost {
+				return fmt.Errorf("%s stops; what was ordered goes on", s.deps.Member)
+			}
+			return fmt.Errorf("%s stops", s.deps.Member)
 		case <-changed:
 		case <-tick.C:
 		}
@@ -112,7 +117,7 @@ func (s *Server) promote(ctx context.Context, r *request) error {
 	}
 	op := next.Operation
 	if op == nil {
-		return fmt.Errorf("BUG: a switchover has begun and is not under way")
+		return errors.New("BUG: a switchover has begun and is not under way")
 	}
 	limit := time.Now().Add(promoteWait)
 	send := s.sendEvents(r, op.ID-1)

@@ -2,6 +2,7 @@ package pcp
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -50,6 +51,26 @@ func (s *Server) openTCP(ctx context.Context) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// tlsListener puts TLS on what it accepts. The handshake is made with the first
+// read, under the same deadline as the header of the first request.
+type tlsListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+// Accept returns a *tlsConn.
+func (l *tlsListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &tlsConn{tls.Server(conn, l.config)}, nil
+}
+
+// tlsConn is a type that net/http does not know: a *tls.Conn with a protocol
+// that is not one of HTTP's it would close.
+type tlsConn struct{ *tls.Conn }
 
 // boundedListener has at most maxConnections open; who comes then waits in the
 // kernel's queue.

@@ -217,7 +217,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	})()
 	l = bounded(l)
 	if l.Addr().Network() == "tcp" {
-		l = tls.NewListener(l, s.tls)
+		l = &tlsListener{l, s.tls}
 	}
 	err := server.Serve(l)
 	if ctx.Err() != nil {
