@@ -111,9 +111,9 @@ func failedOver(v View, b *cluster.Backend) Step {
 			return falsePrimary(v, b)
 		}
 		return Step{Action: ActionKill, Why: "another server takes its place"}
-	case cluster.ServerHung:
+	case cluster.ServerHung, cluster.ServerUnknown:
 		return Step{Action: ActionKill, Why: "another server takes its place"}
-	case cluster.ServerUnknown, cluster.ServerMissing, cluster.ServerStopped, cluster.ServerStandby, cluster.ServerBusy:
+	case cluster.ServerMissing, cluster.ServerStopped, cluster.ServerStandby, cluster.ServerBusy:
 	}
 	return wait("another server takes its place")
 }
