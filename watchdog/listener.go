@@ -35,21 +35,15 @@ type listener struct {
 	calls *accepted
 	wg    sync.WaitGroup
 
-	mu struct {
-		sync.Mutex
-		closed bool
-		conns  map[net.Conn]struct{} // of both protocols, and those that are in their handshake
-	}
+	open conns // of both protocols, and those that are in their handshake
 }
 
 // newListener serves port, which it closes in the end.
 func newListener(port net.Listener, id *identity.Identity, log *slog.Logger) *listener {
-	l := &listener{
+	return &listener{
 		port: port, tls: id.ServerTLS(protocolRaft, protocolCall), log: log,
 		raft: newAccepted(port.Addr()), calls: newAccepted(port.Addr()),
 	}
-	l.mu.conns = map[net.Conn]struct{}{}
-	return l
 }
 
 // run accepts until ctx ends; then all connections are closed, handed over or not.
@@ -76,8 +70,7 @@ func (l *listener) run(ctx context.Context, seam func(net.Conn) net.Conn) error 
 			}
 			continue
 		}
-		conn = l.track(seam(conn))
-		if conn == nil {
+		if conn = l.open.add(seam(conn)); conn == nil {
 			continue
 		}
 		handshakes <- struct{}{}
@@ -109,51 +102,11 @@ func (l *listener) admit(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// track remembers conn until it is closed. It returns nil, and has closed conn, when
-// there are too many.
-func (l *listener) track(conn net.Conn) net.Conn {
-	t := &tracked{Conn: conn, of: l}
-	l.mu.Lock()
-	full := l.mu.closed || len(l.mu.conns) >= maxConnections
-	if !full {
-		l.mu.conns[t] = struct{}{}
-	}
-	l.mu.Unlock()
-	if full {
-		conn.Close()
-		return nil
-	}
-	return t
-}
-
 func (l *listener) close() {
 	l.port.Close()
 	l.raft.Close()
 	l.calls.Close()
-	l.mu.Lock()
-	l.mu.closed = true
-	conns := make([]net.Conn, 0, len(l.mu.conns))
-	for c := range l.mu.conns {
-		conns = append(conns, c)
-	}
-	l.mu.Unlock()
-	for _, c := range conns {
-		c.Close()
-	}
-}
-
-// tracked is a connection that the listener closes in the end.
-type tracked struct {
-	net.Conn
-	of *listener
-}
-
-// Close implements net.Conn.
-func (t *tracked) Close() error {
-	t.of.mu.Lock()
-	delete(t.of.mu.conns, t)
-	t.of.mu.Unlock()
-	return t.Conn.Close()
+	l.open.close()
 }
 
 // accepted is a net.Listener for connections that have been accepted already.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -39,8 +40,11 @@ type member struct {
 	name   string
 	dir    string
 	deps   Deps
+	tune   func(*Config)   // nil: as the group has it
+	before func(*Watchdog) // called between New and Run
 	report atomic.Pointer[cluster.Report]
-	net    faults
+	in     faults // of connections that others made
+	out    faults // of connections that it made
 	cancel context.CancelFunc
 	ended  chan error // nil: not running
 	probes atomic.Int32
@@ -105,6 +109,9 @@ func (m *member) start() {
 		t.Fatal(err)
 	}
 	cfg := m.g.cfg
+	if m.tune != nil {
+		m.tune(&cfg)
+	}
 	if own := cfg.member(m.name); own != nil {
 		cfg.Listen = own.Address
 	}
@@ -131,11 +138,14 @@ func (m *member) start() {
 	dial := m.dialer
 	m.dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := dial(ctx, network, address)
-		return m.net.wrap(c, err)
+		return m.out.wrap(c, err)
 	}
 	m.seam = func(c net.Conn) net.Conn {
-		c, _ = m.net.wrap(c, nil)
+		c, _ = m.in.wrap(c, nil)
 		return c
+	}
+	if m.before != nil {
+		m.before(m.Watchdog)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -148,7 +158,7 @@ func (m *member) stop() error {
 	if m.ended == nil {
 		return nil
 	}
-	m.net.heal()
+	m.heal()
 	m.cancel()
 	select {
 	case err := <-m.ended:
@@ -159,6 +169,30 @@ func (m *member) stop() error {
 		m.ended = nil
 		return nil
 	}
+}
+
+// ends waits until Run returns by itself.
+func (m *member) ends() error {
+	m.g.t.Helper()
+	select {
+	case err := <-m.ended:
+		m.ended = nil
+		return err
+	case <-time.After(patience):
+		m.g.t.Fatalf("%s does not end", m.name)
+		return nil
+	}
+}
+
+// cutOff pulls the member's cable.
+func (m *member) cutOff() {
+	m.in.cutOff()
+	m.out.cutOff()
+}
+
+func (m *member) heal() {
+	m.in.heal()
+	m.out.heal()
 }
 
 // leader waits until one of the running members leads and returns it.
@@ -249,37 +283,38 @@ func (m *member) leases(backend string) {
 	m.g.until(m.name+" has a lease on "+backend, func() bool { return time.Now().Before(m.Until(backend)) })
 }
 
-// faults is the network of one member. Cut, what it sends and what it is sent goes
-// nowhere, as when a cable is pulled: nobody is told.
+// faults is a member's network in one direction of connecting. Cut, what it sends
+// goes nowhere, as when a cable is pulled, and what it is sent comes late.
 type faults struct {
 	mu     sync.Mutex
-	cut    bool
-	healed chan struct{} // closed when not cut
+	lossy  bool          // what is written is lost
+	healed chan struct{} // what is read comes when it is closed; nil: at once
 }
 
-func (f *faults) cutOff() {
+func (f *faults) cutOff() { f.hold(true) }
+
+// holdAnswers keeps back what is read, and lets through what is written.
+func (f *faults) holdAnswers() { f.hold(false) }
+
+func (f *faults) hold(lossy bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.cut, f.healed = true, make(chan struct{})
+	f.lossy, f.healed = lossy, make(chan struct{})
 }
 
 func (f *faults) heal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cut {
-		f.cut = false
+	if f.healed != nil {
 		close(f.healed)
+		f.lossy, f.healed = false, nil
 	}
 }
 
-// gate returns nil, or what to wait for.
-func (f *faults) gate() <-chan struct{} {
+func (f *faults) gate() (lossy bool, healed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cut {
-		return f.healed
-	}
-	return nil
+	return f.lossy, f.healed
 }
 
 func (f *faults) wrap(c net.Conn, err error) (net.Conn, error) {
@@ -297,22 +332,25 @@ type faultyConn struct {
 	closed chan struct{}
 }
 
-// Read holds back what came while the member was cut off.
+// Read holds back what comes while there is a fault.
 func (c *faultyConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	for gate := c.f.gate(); gate != nil && err == nil; gate = c.f.gate() {
+	for {
+		_, healed := c.f.gate()
+		if healed == nil || err != nil {
+			return n, err
+		}
 		select {
-		case <-gate:
+		case <-healed:
 		case <-c.closed:
 			return 0, net.ErrClosed
 		}
 	}
-	return n, err
 }
 
-// Write loses what is written while the member is cut off, and the connection with it.
+// Write loses what is written while the member is cut off.
 func (c *faultyConn) Write(b []byte) (int, error) {
-	if c.f.gate() != nil {
+	if lossy, _ := c.f.gate(); lossy {
 		return len(b), nil
 	}
 	return c.Conn.Write(b)
@@ -321,4 +359,20 @@ func (c *faultyConn) Write(b []byte) (int, error) {
 func (c *faultyConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
+}
+
+// slowDisk is a log whose writes hang from some instant on.
+type slowDisk struct {
+	raft.LogStore
+	hangs   atomic.Bool
+	release chan struct{}
+}
+
+func (d *slowDisk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
+
+func (d *slowDisk) StoreLogs(l []*raft.Log) error {
+	if d.hangs.Load() {
+		<-d.release
+	}
+	return d.LogStore.StoreLogs(l)
 }

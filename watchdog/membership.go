@@ -16,7 +16,8 @@ const (
 	membershipInterval = 5 * time.Second // how often the leader looks when nothing asked for it
 	helloTimeout       = time.Second
 	lookAround         = 250 * time.Millisecond // how often an empty member asks the others
-	complainAfter      = 30 * time.Second       // how often it says why it waits
+	patientFor         = 3 * time.Second        // for this long it does not say why it waits
+	complainAfter      = 30 * time.Second       // how often it says so then
 )
 
 // hello is how members introduce themselves, the empty ones too.
@@ -91,7 +92,7 @@ func (w *Watchdog) watchMembers(ctx context.Context) {
 	}
 	n := w.node.Load()
 	var said string
-	var saidAt time.Time
+	var since, saidAt time.Time // of the text
 	t := time.NewTimer(0)
 	defer t.Stop()
 	for {
@@ -107,11 +108,14 @@ func (w *Watchdog) watchMembers(ctx context.Context) {
 		} else {
 			text = w.compare(ctx, n)
 		}
-		if text != "" && (text != said || waiting && time.Since(saidAt) > complainAfter) {
-			w.log.Warn("watchdog: " + text)
-			saidAt = time.Now()
+		now := time.Now()
+		if text != said {
+			said, since, saidAt = text, now, time.Time{}
 		}
-		said = text
+		if text != "" && now.Sub(since) >= patientFor && (saidAt.IsZero() || waiting && now.Sub(saidAt) > complainAfter) {
+			w.log.Warn("watchdog: " + text)
+			saidAt = now
+		}
 		if waiting {
 			t.Reset(lookAround)
 		} else {
@@ -270,8 +274,13 @@ func (l *leadership) join(member string, q joinRequest) error {
 		return fmt.Errorf("%s: %w: pgproxy-pcp watchdog add", member, ErrNotMember)
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Two hosts with one name: the one that works stays.
+	h := l.mu.members[member]
+	if member == l.w.deps.Name || h != nil && h.id != q.ID && time.Since(h.connected) < 2*l.w.cfg.Lease {
+		return fmt.Errorf("%s: a member of that name is alive", member)
+	}
 	l.mu.joining[member] = q
-	l.mu.Unlock()
 	poke(l.work)
 	return nil
 }

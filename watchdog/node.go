@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +25,7 @@ const (
 	openTimeout = 3 * time.Second
 	// closeTimeout bounds the wait for raft at the end: a disk that hangs must not
 	// hold the process.
-	closeTimeout = 3 * time.Second
+	closeTimeout = time.Second
 )
 
 // node is raft and its files.
@@ -34,9 +33,9 @@ type node struct {
 	id       string
 	raft     *raft.Raft
 	store    *raftboltdb.BoltStore
-	network  io.Closer             // raft's; nil: alone
-	notify   chan bool             // raft waits until it is read
-	observed chan raft.Observation // of leaders; filled without waiting
+	network  *raft.NetworkTransport // nil: alone
+	notify   chan bool              // raft waits until it is read
+	observed chan raft.Observation  // of leaders; filled without waiting
 	address  raft.ServerAddress
 	started  chan struct{} // closed when raft is there
 }
@@ -66,9 +65,7 @@ func (w *Watchdog) open(in *listener) (n *node, err error) {
 	}
 	n = &node{store: store, notify: make(chan bool, 1), observed: make(chan raft.Observation, 16), started: make(chan struct{})}
 	if err := w.start(n, in); err != nil {
-		if n.network != nil {
-			n.network.Close()
-		}
+		n.silence()
 		return nil, errors.Join(err, store.Close())
 	}
 	return n, nil
@@ -95,7 +92,7 @@ func (w *Watchdog) start(n *node, in *listener) error {
 	} else {
 		n.address = serverAddress(n.id, w.cfg.member(w.deps.Name).Address)
 		network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream:  &streams{in: in.raft, address: n.address, dial: w.dial, cluster: n.cluster, greeted: n.greeted},
+			Stream:  &streams{in: in.raft, address: n.address, dial: w.raftDial, cluster: n.cluster, greeted: n.greeted},
 			MaxPool: 3, Timeout: raftTimeout, Logger: logger,
 		})
 		transport, n.network = network, network
@@ -103,7 +100,7 @@ func (w *Watchdog) start(n *node, in *listener) error {
 	f := &fsm{publish: w.publish, state: w.State, fail: w.fail}
 	cfg := w.raftConfig(n)
 	cfg.Logger = logger
-	if n.raft, err = raft.NewRaft(cfg, f, n.store, n.store, snapshots, transport); err != nil || f.stuck.Load() {
+	if n.raft, err = raft.NewRaft(cfg, f, w.logStore(n.store), n.store, snapshots, transport); err != nil || f.stuck.Load() {
 		if n.raft != nil {
 			err = errors.Join(err, n.raft.Shutdown().Error())
 		}
@@ -253,6 +250,15 @@ func (n *node) empty() bool {
 // leads tells whether raft leads in that term now.
 func (n *node) leads(term uint64) bool {
 	return n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term
+}
+
+// silence ends all of raft's connections and lets it make no new ones. A leader whose
+// disk hangs would go on to send heartbeats otherwise.
+func (n *node) silence() {
+	if n.network == nil {
+		return
+	}
+	n.network.Close() // never fails
 }
 
 // errHung is returned by close when the disk does not answer.

@@ -104,6 +104,7 @@ func (l *leadership) ask(ctx context.Context) round {
 	ctx, cancel := context.WithTimeout(ctx, l.w.cfg.Lease/2)
 	nonce := newNonce()
 	voters, votes, open := 0, 0, 0
+	var refusals []error
 	servers := l.n.servers()
 	echoes := make(chan error, len(servers))
 	var asked sync.WaitGroup
@@ -125,11 +126,14 @@ func (l *leadership) ask(ctx context.Context) round {
 	})
 	for need := voters/2 + 1; votes < need; open-- {
 		if votes+open < need {
-			r.err = errRound
+			r.err = fmt.Errorf("%w: %w", errRound, errors.Join(refusals...))
 			return r
 		}
-		if err := <-echoes; err == nil { // comes when ctx ends at the latest
+		// Comes when ctx ends at the latest.
+		if err := <-echoes; err == nil {
 			votes++
+		} else {
+			refusals = append(refusals, err)
 		}
 	}
 	if !l.n.leads(l.term) {

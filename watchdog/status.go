@@ -88,6 +88,9 @@ func (w *Watchdog) status(n *node, leader string, state func(id string) MemberSt
 		if c := w.cfg.member(name); c != nil {
 			m.Witness = c.Witness
 		}
+		if r, ok := w.Reports()[name]; ok {
+			m.Witness = r.Witness
+		}
 		listed[name] = true
 		s.Members = append(s.Members, m)
 	}

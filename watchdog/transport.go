@@ -64,9 +64,10 @@ func readGreeting(r io.Reader) (greeting, error) {
 type streams struct {
 	in      *accepted
 	address raft.ServerAddress // of this server, as the others know it
-	dial    func(ctx context.Context, member, hostport, protocol string) (net.Conn, error)
+	dial    dialFunc
 	cluster func() string        // that this server belongs to; "" none yet
 	greeted func(greeting) error // of an incoming connection: whether it is for this server
+	dialed  conns
 }
 
 // Accept implements raft.StreamLayer. A dialer that is mistaken is turned away by
@@ -79,8 +80,12 @@ func (s *streams) Accept() (net.Conn, error) {
 	return &greetedConn{Conn: c, check: s.greeted}, nil
 }
 
-// Close implements raft.StreamLayer; the port belongs to the listener.
-func (s *streams) Close() error { return s.in.Close() }
+// Close implements raft.StreamLayer. The port belongs to the listener, and so does
+// what came in by it.
+func (s *streams) Close() error {
+	s.dialed.close()
+	return s.in.Close()
+}
 
 // Addr implements raft.StreamLayer.
 func (s *streams) Addr() net.Addr { return address(s.address) }
@@ -101,6 +106,9 @@ func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, 
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("greet %s: %w", to, err)
+	}
+	if c = s.dialed.add(c); c == nil {
+		return nil, net.ErrClosed
 	}
 	return c, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -53,9 +54,12 @@ type Watchdog struct {
 	caller  *caller
 	boot    string // of this process, so that its requests can be told from those of the one before
 
-	// dialer and seam are where connections begin; tests put faults there.
-	dialer func(ctx context.Context, network, address string) (net.Conn, error)
-	seam   func(net.Conn) net.Conn
+	// Where connections begin, those of raft are handed to it, and its log is: tests
+	// put faults there.
+	dialer   func(ctx context.Context, network, address string) (net.Conn, error)
+	seam     func(net.Conn) net.Conn
+	raftDial dialFunc
+	logStore func(raft.LogStore) raft.LogStore
 
 	node      atomic.Pointer[node]       // nil before Run has opened it
 	leader    atomic.Pointer[leadership] // nil: this member does not lead, or may not act on it yet
@@ -99,8 +103,10 @@ func New(cfg Config, deps Deps) (*Watchdog, error) {
 	w := &Watchdog{
 		cfg: cfg, deps: deps, log: deps.Logger, boot: newNonce(),
 		ready: make(chan struct{}), failed: make(chan error, 1), nudged: make(chan struct{}, 1),
-		seam: func(c net.Conn) net.Conn { return c },
+		seam:     func(c net.Conn) net.Conn { return c },
+		logStore: func(s raft.LogStore) raft.LogStore { return s },
 	}
+	w.raftDial = w.dial
 	w.dialer = (&net.Dialer{KeepAlive: 5 * time.Second}).DialContext
 	w.caller = newCaller(w.dial)
 	w.state.Store(&cluster.State{})
@@ -143,6 +149,7 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-w.failed:
 		w.log.Error("watchdog: this member ends", "err", err)
+		n.silence()
 	}
 	cancel()
 	// raft goes first: what it does needs the connections. It is not waited for when
