@@ -155,6 +155,7 @@ listen: {address: "%s", max_clients: %d}
 monitor: {user: %s, password_file: %s, database: postgres}
 balance: {mode: %q}
 metrics: {listen: ""}
+pcp: {listen: "", unix_socket: ""}
 backends:
 `, filepath.Join(r.dir, "pgproxy-"+balance), address(port), clients, pgtest.MonitorUser, password, balance)
 		for _, s := range r.cluster.Servers {

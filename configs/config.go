@@ -4,9 +4,13 @@ import (
 	"os"
 
 	"github.com/pgproxy/pgproxy/failover"
+	"github.com/pgproxy/pgproxy/failover/agent"
 	"github.com/pgproxy/pgproxy/health"
 	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/pcp"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
+	"github.com/pgproxy/pgproxy/watchdog/vip"
 )
 
 // Config is the whole of pgproxy.yaml. What the keys mean, their units and ranges
@@ -24,52 +28,12 @@ type Config struct {
 	Balance    lb.Config              `yaml:"balance"`
 	Failover   failover.Config        `yaml:"failover"`
 	Hold       proxy.HoldConfig       `yaml:"hold"`
-	Agent      *AgentConfig           `yaml:"agent"`    // nil: no server on this host
-	Watchdog   *WatchdogConfig        `yaml:"watchdog"` // nil: a lone proxy
-	VIP        []VIPConfig            `yaml:"vip"`
-	PCP        PCPConfig              `yaml:"pcp"`
+	Agent      *agent.Config          `yaml:"agent"`    // nil: no server on this host
+	Watchdog   *watchdog.Config       `yaml:"watchdog"` // nil: a lone proxy
+	VIP        []vip.Config           `yaml:"vip"`
+	PCP        pcp.Config             `yaml:"pcp"`
 	Metrics    MetricsConfig          `yaml:"metrics"`
 	Log        LogConfig              `yaml:"log"`
-}
-
-// AgentConfig is the section `agent`: the PostgreSQL server on this host.
-type AgentConfig struct {
-	DataDirectory string            `yaml:"data_directory"`
-	ConfigFile    string            `yaml:"config_file"` // empty: as the running server says
-	BinDirectory  string            `yaml:"bin_directory"`
-	Connect       string            `yaml:"connect"` // libpq's keyword=value form, without a password
-	Replication   ReplicationConfig `yaml:"replication"`
-}
-
-// ReplicationConfig is agent.replication: the role that standbys connect with.
-type ReplicationConfig struct {
-	User         string `yaml:"user"`
-	PasswordFile string `yaml:"password_file"`
-}
-
-// WatchdogConfig is the section `watchdog`.
-type WatchdogConfig struct {
-	Listen     string         `yaml:"listen"`      // host:port of this member
-	SecretFile string         `yaml:"secret_file"` // the same on every member
-	Members    []MemberConfig `yaml:"members"`     // this one included
-}
-
-// MemberConfig is one entry of watchdog.members.
-type MemberConfig struct {
-	Name    string `yaml:"name"`
-	Address string `yaml:"address"` // host:port
-}
-
-// VIPConfig is one entry of `vip`.
-type VIPConfig struct {
-	Address   string `yaml:"address"` // with the length of its prefix: 10.77.0.100/24
-	Interface string `yaml:"interface"`
-}
-
-// PCPConfig is the section `pcp`: the operator's interface.
-type PCPConfig struct {
-	Listen     string `yaml:"listen"`      // host:port; empty: none
-	UnixSocket string `yaml:"unix_socket"` // empty: none
 }
 
 // MetricsConfig is the section `metrics`.
@@ -118,7 +82,7 @@ func Default() *Config {
 		Balance:    lb.Default(),
 		Failover:   failover.Default(),
 		Hold:       proxy.DefaultHold(),
-		PCP:        PCPConfig{Listen: "127.0.0.1:9898", UnixSocket: "/run/pgproxy/pcp.sock"},
+		PCP:        pcp.Default(),
 		Metrics:    MetricsConfig{Listen: "*:9719"},
 		Log:        LogConfig{Level: LogInfo, Format: LogText},
 	}
@@ -127,12 +91,23 @@ func Default() *Config {
 // defaultBackend is what an entry of backends starts from.
 func defaultBackend() proxy.BackendConfig { return proxy.BackendConfig{Weight: 1} }
 
-// defaultAgent is what the section agent starts from.
-func defaultAgent() AgentConfig {
-	return AgentConfig{
-		Connect:     "host=/var/run/postgresql port=5432 user=postgres",
-		Replication: ReplicationConfig{User: "repl"},
+// Member returns the entry of this member in watchdog.members, or nil.
+func (c *Config) Member() *watchdog.Member {
+	if c.Watchdog == nil {
+		return nil
 	}
+	for i := range c.Watchdog.Members {
+		if c.Watchdog.Members[i].Name == c.Name {
+			return &c.Watchdog.Members[i]
+		}
+	}
+	return nil
+}
+
+// Witness reports whether this member only votes and probes.
+func (c *Config) Witness() bool {
+	m := c.Member()
+	return m != nil && m.Witness
 }
 
 // hostName returns "" when the system does not tell; validation reports it then.
@@ -152,11 +127,11 @@ func (c *Config) files() []*string {
 		&c.Auth.HBAFile, &c.Auth.PasswordFile,
 		&c.BackendTLS.CAFile, &c.BackendTLS.CertFile, &c.BackendTLS.KeyFile,
 		&c.Monitor.PasswordFile,
-		&c.PCP.UnixSocket,
+		&c.PCP.UnixSocket, &c.PCP.TokenFile,
 	}
 	if c.Agent != nil {
 		fields = append(fields, &c.Agent.DataDirectory, &c.Agent.ConfigFile, &c.Agent.BinDirectory,
-			&c.Agent.Replication.PasswordFile)
+			&c.Agent.Replication.PasswordFile, &c.Agent.LogFile)
 	}
 	if c.Watchdog != nil {
 		fields = append(fields, &c.Watchdog.SecretFile)

@@ -9,7 +9,9 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/pgproxy/pgproxy/failover/agent"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
 )
 
 var (
@@ -75,7 +77,7 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value) {
 		return
 	case *ast.NullNode:
 		switch v.Kind() {
-		case reflect.Struct, reflect.Pointer, reflect.Slice:
+		case reflect.Struct, reflect.Pointer, reflect.Slice, reflect.Map:
 			// A section whose keys are all commented out.
 		default:
 			d.fault(path, `has no value; remove the key, or write ""`)
@@ -98,8 +100,12 @@ func (d *decoder) value(n ast.Node, path string, v reflect.Value) {
 		d.sequence(n, path, v)
 	case v.Kind() == reflect.String:
 		d.string(n, path, v)
-	case v.Kind() == reflect.Int:
+	case v.Kind() == reflect.Int, v.Kind() == reflect.Int64:
 		d.int(n, path, v)
+	case v.Kind() == reflect.Bool:
+		d.bool(n, path, v)
+	case v.Kind() == reflect.Map:
+		d.texts(n, path, v)
 	default:
 		panic(fmt.Sprintf("BUG: the configuration has a field of type %v at %s", v.Type(), path))
 	}
@@ -111,8 +117,10 @@ func fresh(t reflect.Type) reflect.Value {
 	switch p := v.Addr().Interface().(type) {
 	case *proxy.BackendConfig:
 		*p = defaultBackend()
-	case *AgentConfig:
-		*p = defaultAgent()
+	case *agent.Config:
+		*p = agent.Default()
+	case *watchdog.Config:
+		*p = watchdog.Default()
 	}
 	return v
 }
@@ -188,12 +196,49 @@ func (d *decoder) int(n ast.Node, path string, v reflect.Value) {
 		return
 	}
 	text := i.Token.Value
-	value, err := strconv.Atoi(text)
-	if err != nil || strconv.Itoa(value) != text {
+	value, err := strconv.ParseInt(text, 10, v.Type().Bits())
+	if err != nil || strconv.FormatInt(value, 10) != text {
 		d.fault(path, "want a whole number in decimal digits, got %s", text)
 		return
 	}
-	v.SetInt(int64(value))
+	v.SetInt(value)
+}
+
+func (d *decoder) bool(n ast.Node, path string, v reflect.Value) {
+	b, ok := n.(*ast.BoolNode)
+	if !ok {
+		d.fault(path, "want true or false, got %s", kindOf(n))
+		return
+	}
+	v.SetBool(b.Value)
+}
+
+// texts reads a mapping whose keys are the file's own.
+func (d *decoder) texts(n ast.Node, path string, v reflect.Value) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.fault(path, "want keys and values, got %s", kindOf(n))
+		return
+	}
+	all := reflect.MakeMapWithSize(v.Type(), len(m.Values))
+	for _, entry := range m.Values {
+		p := positionOf(entry.Key)
+		key, ok := keyName(entry.Key)
+		if !ok {
+			d.faultHere(p, path, "a key must be a plain word")
+			continue
+		}
+		keyPath := join(path, key)
+		if all.MapIndex(reflect.ValueOf(key)).IsValid() {
+			d.faultHere(p, keyPath, "duplicate key")
+			continue
+		}
+		d.file.at[keyPath] = p
+		value := reflect.New(v.Type().Elem()).Elem()
+		d.string(entry.Value, keyPath, value)
+		all.SetMapIndex(reflect.ValueOf(key), value)
+	}
+	v.Set(all)
 }
 
 func (d *decoder) duration(n ast.Node, path string, v reflect.Value) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy"
 )
 
 // File is a configuration file that was read, with the places of its keys.
@@ -118,37 +120,19 @@ func (f *File) resolvePaths() {
 // warn tells what the file asks for and this version does not do.
 func (f *File) warn() {
 	c := f.Config
-	ignored := func(path, what string) {
-		f.AddWarning(path, "this version %s; the section is ignored", what)
-	}
-	if c.Agent != nil {
-		ignored("agent", "does not control a local server")
-	}
-	if c.Watchdog != nil {
-		ignored("watchdog", "does not form a group of proxies")
-	}
-	if len(c.VIP) > 0 {
-		ignored("vip", "does not hold addresses")
-	}
-	if f.writes("pcp") {
-		ignored("pcp", "has no operator's interface")
+	if c.Witness() && len(c.VIP) > 0 {
+		f.AddWarning("vip", "this member is a witness and never holds an address; the section is ignored")
 	}
 	if c.Balance.Transactions == lb.TransactionsUntilWrite {
 		f.AddWarning("balance.transactions", "this version keeps the reads of a read-write transaction on the primary, as with primary")
 	}
-	if f.writes("failover") && c.Failover.Mode == failover.ModeManaged {
-		f.AddWarning("failover.mode", "this version promotes no standby; managed behaves as external: a promotion made by others is followed")
+	managed := slices.ContainsFunc(c.Backends, func(b proxy.BackendConfig) bool { return b.Agent != "" })
+	if c.Watchdog != nil && c.Failover.Mode == failover.ModeManaged && !managed {
+		f.AddWarning("failover.mode", "no backend has an agent, so managed behaves as external: a promotion made by others is followed")
 	}
-}
-
-// writes tells whether the file has a key in that section.
-func (f *File) writes(section string) bool {
-	for path := range f.at {
-		if strings.HasPrefix(path, section+".") {
-			return true
-		}
+	if c.Watchdog != nil && len(c.Watchdog.Members) == 2 {
+		f.AddWarning("watchdog.members", "two members stop when either is lost; add a witness")
 	}
-	return false
 }
 
 // syntaxFault turns the parser's error, whose text is made for a terminal, into a fault.

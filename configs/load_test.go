@@ -11,8 +11,11 @@ import (
 	"time"
 
 	"github.com/pgproxy/pgproxy/failover"
+	"github.com/pgproxy/pgproxy/failover/agent"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
+	"github.com/pgproxy/pgproxy/watchdog/vip"
 )
 
 // TestBadFiles has every *.bad.yaml with all of its faults, in their order.
@@ -117,6 +120,7 @@ func TestBadFiles(t *testing.T) {
 		"inline-secret": {
 			"1:8: auth.password: secrets are files: use password_file",
 			"4:3: monitor.password: secrets are files: use password_file",
+			`5:1: agent: no backend names this member, "h1", as its agent`,
 			"7:3: agent.connect: secrets are files: let pg_hba.conf admit the local user by peer, or use passfile=",
 			"8:29: agent.replication.Password: secrets are files: use password_file",
 			"9:1: watchdog.secret_file: missing; pgproxy keygen makes a secret",
@@ -359,29 +363,20 @@ func TestGoodFiles(t *testing.T) {
 					{Name: "h3", Address: "10.77.0.13:5432", Weight: 1, Agent: "h3"},
 				}
 				c.Monitor.PasswordFile = "/etc/pgproxy/monitor.password"
-				c.Agent = &AgentConfig{
-					DataDirectory: "/var/lib/postgresql/15/main",
-					BinDirectory:  "/usr/lib/postgresql/15/bin",
-					Connect:       "host=/var/run/postgresql port=5432 user=postgres",
-					Replication:   ReplicationConfig{User: "repl", PasswordFile: "/etc/pgproxy/repl.password"},
+				server := agent.Default()
+				server.DataDirectory = "/var/lib/postgresql/15/main"
+				server.BinDirectory = "/usr/lib/postgresql/15/bin"
+				server.Replication = agent.ReplicationConfig{User: "repl", PasswordFile: "/etc/pgproxy/repl.password"}
+				c.Agent = &server
+				w := watchdog.Default()
+				w.Listen, w.SecretFile = "10.77.0.11:9000", "/etc/pgproxy/secret"
+				w.Members = []watchdog.Member{
+					{Name: "h1", Address: "10.77.0.11:9000"},
+					{Name: "h2", Address: "10.77.0.12:9000"},
+					{Name: "h3", Address: "10.77.0.13:9000"},
 				}
-				c.Watchdog = &WatchdogConfig{
-					Listen:     "10.77.0.11:9000",
-					SecretFile: "/etc/pgproxy/secret",
-					Members: []MemberConfig{
-						{Name: "h1", Address: "10.77.0.11:9000"},
-						{Name: "h2", Address: "10.77.0.12:9000"},
-						{Name: "h3", Address: "10.77.0.13:9000"},
-					},
-				}
-				c.VIP = []VIPConfig{{Address: "10.77.0.100/24", Interface: "eth0"}}
-			},
-			warnings: []string{
-				"26:12: failover.mode: this version promotes no standby; managed behaves as external: a promotion made by others is followed",
-				"28:1: agent: this version does not control a local server; the section is ignored",
-				"34:1: watchdog: this version does not form a group of proxies; the section is ignored",
-				"41:1: vip: this version does not hold addresses; the section is ignored",
-				"43:1: pcp: this version has no operator's interface; the section is ignored",
+				c.Watchdog = &w
+				c.VIP = []vip.Config{{Address: "10.77.0.100/24", Interface: "eth0"}}
 			},
 		},
 	}

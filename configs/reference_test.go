@@ -7,8 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgproxy/pgproxy/failover/agent"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
+	"github.com/pgproxy/pgproxy/watchdog/vip"
 )
 
 func TestReferenceEqualsDefault(t *testing.T) {
@@ -46,26 +49,26 @@ func TestReferenceIsComplete(t *testing.T) {
 		}
 	}
 
-	agent := defaultAgent()
-	agent.DataDirectory = "/var/lib/postgresql/15/main"
+	server := agent.Default()
+	server.DataDirectory = "/var/lib/postgresql/15/main"
+	server.Tablespaces = map[string]string{}
 	want := Default()
-	want.Name = "h1"
+	want.Name = "h2"
 	want.Backends = []proxy.BackendConfig{
 		{Name: "h1", Address: "127.0.0.1:5432", Weight: 1},
 		{Name: "h2", Address: "10.77.0.12:5432", Weight: 1, MaxConnections: 200, Agent: "h2"},
 	}
 	want.Balance.Redirects = []lb.Redirect{{User: "report_.*", To: "standby"}}
-	want.Agent = &agent
-	want.Watchdog = &WatchdogConfig{
-		Listen:     "10.77.0.11:9000",
-		SecretFile: "/etc/pgproxy/secret",
-		Members: []MemberConfig{
-			{Name: "h1", Address: "10.77.0.11:9000"},
-			{Name: "h2", Address: "10.77.0.12:9000"},
-			{Name: "h3", Address: "10.77.0.13:9000"},
-		},
+	want.Agent = &server
+	w := watchdog.Default()
+	w.Listen, w.SecretFile = "10.77.0.12:9000", "/etc/pgproxy/secret"
+	w.Members = []watchdog.Member{
+		{Name: "h1", Address: "10.77.0.11:9000"},
+		{Name: "h2", Address: "10.77.0.12:9000"},
+		{Name: "h3", Address: "10.77.0.13:9000"},
 	}
-	want.VIP = []VIPConfig{{Address: "10.77.0.100/24", Interface: "eth0"}}
+	want.Watchdog = &w
+	want.VIP = []vip.Config{{Address: "10.77.0.100/24", Interface: "eth0"}}
 	if !reflect.DeepEqual(f.Config, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", f.Config, want)
 	}

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/lb"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
 )
 
 const day = 24 * time.Hour
@@ -55,7 +57,10 @@ func (v validator) validate() {
 	if v.Watchdog != nil {
 		v.watchdog()
 	}
-	v.vip()
+	for i := range v.VIP {
+		v.VIP[i].Validate(func(key, format string, args ...any) { v.fault(fmt.Sprintf("vip[%d].%s", i, key), format, args...) })
+	}
+	v.addresses()
 	v.optionalListener("pcp.listen", v.PCP.Listen)
 	v.socketPath("pcp.unix_socket", v.PCP.UnixSocket)
 	v.optionalListener("metrics.listen", v.Metrics.Listen)
@@ -66,7 +71,7 @@ func (v validator) validate() {
 func (v validator) listen() {
 	l := v.Listen
 	v.optionalListener("listen.address", l.Address)
-	if l.Address == "" && l.UnixSocketDir == "" {
+	if l.Address == "" && l.UnixSocketDir == "" && !v.Witness() {
 		v.fault("listen", "neither address nor unix_socket_dir is set; nobody could connect")
 	}
 	if l.UnixSocketDir != "" {
@@ -101,7 +106,7 @@ func (v validator) backends() {
 	if len(v.Backends) == 0 {
 		v.fault("backends", "at least one backend is needed")
 	}
-	names, addresses := make(map[string]string), make(map[string]string)
+	names, addresses, agents := make(map[string]string), make(map[string]string), make(map[string]string)
 	for i, b := range v.Backends {
 		path := fmt.Sprintf("backends[%d]", i)
 		v.uniqueName(path+".name", b.Name, names)
@@ -117,6 +122,9 @@ func (v validator) backends() {
 		}
 		v.between(path+".weight", b.Weight, 0, 1_000_000)
 		v.between(path+".max_connections", b.MaxConnections, 0, 262_143) // the largest that PostgreSQL takes
+		if b.Agent != "" {
+			v.unique(path+".agent", b.Agent, agents)
+		}
 		if b.Agent != "" && v.Watchdog != nil && len(v.Watchdog.Members) > 0 && !v.isMember(b.Agent) {
 			v.fault(path+".agent", "%q is not in watchdog.members", b.Agent)
 		}
@@ -200,6 +208,11 @@ func (v validator) failover() {
 	v.duration("failover.fence_after", f.FenceAfter, time.Second, day)
 	v.duration("failover.restart_wait", f.RestartWait, 0, day)
 	v.duration("failover.start_wait", f.StartWait, 0, day)
+	v.duration("failover.promote_wait", f.PromoteWait, time.Second, day)
+	v.duration("failover.stop_wait", f.StopWait, time.Second, time.Hour)
+	if f.SlotKeep < 0 {
+		v.fault("failover.slot_keep", "must not be less than 0, got %d", f.SlotKeep)
+	}
 }
 
 func (v validator) agent() {
@@ -215,6 +228,25 @@ func (v validator) agent() {
 	}
 	if a.Replication.User == "" {
 		v.fault("agent.replication.user", "must not be empty")
+	}
+	switch {
+	case a.StartCommand != "" && a.StopCommand == "":
+		v.fault("agent.start_command", "needs stop_command")
+	case a.StartCommand == "" && a.StopCommand != "":
+		v.fault("agent.stop_command", "needs start_command")
+	}
+	for from, to := range a.Tablespaces {
+		if !filepath.IsAbs(from) || !filepath.IsAbs(to) {
+			v.fault(join("agent.tablespaces", from), "want absolute paths, got %q: %q", from, to)
+		}
+	}
+	v.duration("agent.timeout", a.Timeout, 100*time.Millisecond, time.Minute)
+	v.duration("agent.stop_timeout", a.StopTimeout, time.Second, time.Hour)
+	if !slices.ContainsFunc(v.Backends, func(b proxy.BackendConfig) bool { return b.Agent == v.Name }) {
+		v.fault("agent", "no backend names this member, %q, as its agent", v.Name)
+	}
+	if v.Witness() {
+		v.fault("agent", "this member is a witness; it has no server")
 	}
 }
 
@@ -239,27 +271,20 @@ func (v validator) watchdog() {
 			v.fault(path+".address", "%v", err)
 		}
 	}
+	v.duration("watchdog.heartbeat", w.Heartbeat, 50*time.Millisecond, 10*time.Second)
+	v.duration("watchdog.leader_lease", w.LeaderLease, 20*time.Millisecond, w.Heartbeat)
+	v.duration("watchdog.lease", w.Lease, 200*time.Millisecond, time.Minute)
 	if !v.isMember(v.Name) {
 		v.fault("watchdog.members", "this member, %q, is not among them", v.Name)
 	}
 }
 
-func (v validator) vip() {
+// addresses reports virtual addresses that are written twice.
+func (v validator) addresses() {
 	seen := make(map[string]string)
 	for i, a := range v.VIP {
-		path := fmt.Sprintf("vip[%d]", i)
-		if a.Address == "" {
-			v.fault(path+".address", "missing")
-		} else if prefix, err := netip.ParsePrefix(a.Address); err != nil {
-			v.fault(path+".address", "want an address with the length of its prefix such as 10.0.0.5/24, got %q", a.Address)
-		} else {
-			v.unique(path+".address", prefix.Addr().String(), seen)
-		}
-		switch {
-		case a.Interface == "":
-			v.fault(path+".interface", "missing")
-		case len(a.Interface) > 15 || strings.ContainsAny(a.Interface, "/ \t\n:"): // IFNAMSIZ, dev_valid_name of Linux
-			v.fault(path+".interface", "%q cannot be the name of an interface", a.Interface)
+		if prefix, err := netip.ParsePrefix(a.Address); err == nil {
+			v.unique(fmt.Sprintf("vip[%d].address", i), prefix.Addr().String(), seen)
 		}
 	}
 }
@@ -269,5 +294,5 @@ func (v validator) isBackend(name string) bool {
 }
 
 func (v validator) isMember(name string) bool {
-	return slices.ContainsFunc(v.Watchdog.Members, func(m MemberConfig) bool { return m.Name == name })
+	return slices.ContainsFunc(v.Watchdog.Members, func(m watchdog.Member) bool { return m.Name == name })
 }

@@ -72,14 +72,25 @@ func readConfig(path string) (*configs.File, error) {
 	return f, nil
 }
 
-// checkFiles opens the files that the configuration names, but for those of sections
-// that this version ignores, and adds what is wrong with them to f.Faults.
+// checkFiles opens the files that the configuration names and adds what is wrong with
+// them to f.Faults.
 func checkFiles(f *configs.File) {
 	c := f.Config
-	if c.Monitor.PasswordFile != "" {
-		if _, err := configs.ReadSecret(c.Monitor.PasswordFile); err != nil {
-			f.AddFault("monitor.password_file", "%v", err)
+	secret := func(path, file string) {
+		if file == "" {
+			return
 		}
+		if _, err := configs.ReadSecret(file); err != nil {
+			f.AddFault(path, "%v", err)
+		}
+	}
+	secret("monitor.password_file", c.Monitor.PasswordFile)
+	secret("pcp.token_file", c.PCP.TokenFile)
+	if c.Watchdog != nil {
+		secret("watchdog.secret_file", c.Watchdog.SecretFile)
+	}
+	if c.Agent != nil {
+		secret("agent.replication.password_file", c.Agent.Replication.PasswordFile)
 	}
 	checkKeyPair(f, "listen.tls", c.Listen.TLS.CertFile, c.Listen.TLS.KeyFile)
 	checkAuthorities(f, "listen.tls.client_ca_file", c.Listen.TLS.ClientCAFile)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,39 +16,79 @@ import (
 
 	"github.com/pgproxy/pgproxy/configs"
 	"github.com/pgproxy/pgproxy/failover"
+	"github.com/pgproxy/pgproxy/failover/agent"
 	"github.com/pgproxy/pgproxy/health"
 	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/internal/identity"
+	"github.com/pgproxy/pgproxy/pcp"
 	"github.com/pgproxy/pgproxy/proxy"
+	"github.com/pgproxy/pgproxy/watchdog"
+	"github.com/pgproxy/pgproxy/watchdog/vip"
 )
 
 // member is one running pgproxy: every part, and the wires between them.
 type member struct {
-	log        *slog.Logger
-	cluster    *cluster.Log
+	cfg   *configs.Config
+	log   *slog.Logger
+	began time.Time
+	specs []cluster.Spec // of the file
+
+	watchdog   *watchdog.Watchdog
 	monitor    *health.Monitor
 	reconciler *failover.Reconciler
-	server     *proxy.Server
+	server     *proxy.Server // nil: a witness
+	agent      *agent.Agent  // nil: no server on this host
+	addresses  *vip.Holder   // nil: none to hold
+	operator   *pcp.Server   // nil: no interface
 	status     *statusServer // nil: none
+
+	dial func(address string) (*pgconn.Config, error) // as the monitor
+
+	leaving atomic.Bool
+	changes event // of the State and the lease
+	stop    context.CancelFunc
 }
 
 // newMember constructs all parts. None of them has opened a connection or a port.
 func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
-	m := &member{log: log}
+	m := &member{cfg: cfg, log: log, began: time.Now(), stop: func() {}}
+	for _, b := range cfg.Backends {
+		m.specs = append(m.specs, cluster.Spec{Name: b.Name, Address: b.Address, Weight: b.Weight, Agent: b.Agent, MaxConnections: b.MaxConnections})
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(reloadSuccess())
 
-	loneMemberMetrics(registry)
-	var err error
-	if m.cluster, err = newCluster(cfg); err != nil {
+	secret, err := readSecret("watchdog.secret_file", m.secretFile())
+	if err != nil {
+		return nil, err
+	}
+	id, err := m.newWatchdog(secret, registry)
+	if err != nil {
 		return nil, err
 	}
 	if m.monitor, err = m.newMonitor(cfg, registry); err != nil {
 		return nil, err
 	}
-	if m.reconciler, err = failover.New(cfg.Failover, cfg.Health.Retries, m.cluster, m.monitor, log, registry); err != nil {
+	if m.reconciler, err = m.newReconciler(registry); err != nil {
 		return nil, err
 	}
-	if m.server, err = m.newServer(cfg, registry); err != nil {
+	// A witness serves nobody; its Server only lends the monitor its login.
+	server, err := m.newServer(secret, registry)
+	if err != nil {
+		return nil, err
+	}
+	m.dial = server.MonitorConfig
+	if !cfg.Witness() {
+		m.server = server
+	}
+	if err := m.newAgent(registry); err != nil {
+		return nil, err
+	}
+	if err := m.newAddresses(registry); err != nil {
+		return nil, err
+	}
+	if m.operator, err = m.newOperator(id, registry); err != nil {
 		return nil, err
 	}
 	if cfg.Metrics.Listen != "" {
@@ -55,31 +97,98 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 	return m, nil
 }
 
-// loneMemberMetrics are what is so while a member is alone and reads its
-// configuration once: it leads itself.
-func loneMemberMetrics(registry prometheus.Registerer) {
-	for name, help := range map[string]string{
-		"pgproxy_watchdog_leader":       "1 when this member leads.",
-		"pgproxy_watchdog_quorum":       "1 when a majority of the members is connected.",
-		"pgproxy_config_reload_success": "1 when the configuration was last read without a fault.",
-	} {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-		g.Set(1)
-		registry.MustRegister(g)
-	}
+// reloadSuccess is what is so while the configuration is read once.
+func reloadSuccess() prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pgproxy_config_reload_success", Help: "1 when the configuration was last read without a fault.",
+	})
+	g.Set(1)
+	return g
 }
 
-// newCluster makes the state of a lone member from the file.
-func newCluster(cfg *configs.Config) (*cluster.Log, error) {
-	specs := make([]cluster.Spec, len(cfg.Backends))
-	for i, b := range cfg.Backends {
-		specs[i] = cluster.Spec{Name: b.Name, Address: b.Address, Weight: b.Weight, Agent: b.Agent, MaxConnections: b.MaxConnections}
+func (m *member) secretFile() string {
+	if m.cfg.Watchdog == nil {
+		return ""
 	}
-	l := cluster.NewLog(cluster.State{})
-	if _, err := l.Propose(context.Background(), cluster.Command{Kind: cluster.KindConfigure, At: time.Now(), Backends: specs}); err != nil {
-		return nil, fmt.Errorf("configure cluster: %w", err)
+	return m.cfg.Watchdog.SecretFile
+}
+
+// readSecret returns the content of a secret file, "" where none is named.
+func readSecret(key, file string) (string, error) {
+	if file == "" {
+		return "", nil
 	}
-	return l, nil
+	secret, err := configs.ReadSecret(file)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", key, err)
+	}
+	return secret, nil
+}
+
+// newWatchdog makes the watchdog, of a lone member too, and returns the identity that
+// the secret gives; nil without one.
+func (m *member) newWatchdog(secret string, registry prometheus.Registerer) (*identity.Identity, error) {
+	cfg := watchdog.Default()
+	var id *identity.Identity
+	if m.cfg.Watchdog != nil {
+		cfg = *m.cfg.Watchdog
+		var err error
+		if id, err = identity.New([]byte(secret), m.cfg.Name); err != nil {
+			return nil, fmt.Errorf("use watchdog.secret_file: %w", err)
+		}
+	}
+	var err error
+	m.watchdog, err = watchdog.New(cfg, watchdog.Deps{
+		Name: m.cfg.Name, DataDir: m.cfg.DataDir, Identity: id, Witness: m.cfg.Witness(),
+		Report: m.report, Probe: m.probe, Logger: m.log, Registerer: registry,
+	})
+	return id, err
+}
+
+func (m *member) newReconciler(registry prometheus.Registerer) (*failover.Reconciler, error) {
+	settings := failover.Settings{
+		Self: m.cfg.Name, Backends: m.specs, Retries: m.cfg.Health.Retries,
+		Interval: m.cfg.Health.Interval, Timeout: m.cfg.Health.Timeout, Drain: m.cfg.Hold.Drain,
+	}
+	for _, a := range m.cfg.VIP {
+		settings.Addresses = append(settings.Addresses, a.Address)
+	}
+	return failover.New(m.cfg.Failover, settings, leader{m.watchdog}, m.log, registry)
+}
+
+// newAgent makes the agent where this host has a server.
+func (m *member) newAgent(registry prometheus.Registerer) error {
+	if m.cfg.Agent == nil {
+		return nil
+	}
+	password, err := readSecret("agent.replication.password_file", m.cfg.Agent.Replication.PasswordFile)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(m.specs, func(s cluster.Spec) bool { return s.Agent == m.cfg.Name })
+	backend := m.specs[i].Name // validation has seen that there is one
+	m.agent, err = agent.New(*m.cfg.Agent, agent.Deps{
+		Backend: backend, DataDir: m.cfg.DataDir, Password: password,
+		State: m.watchdog.State, Changed: m.watchdog.Changed, Held: m.watchdog.Held,
+		Confirm: func(ctx context.Context, _ string) error { return m.confirm(ctx, backend) },
+		Nudge:   m.watchdog.Nudge, Observations: m.monitor.Observations,
+		Managed:    m.cfg.Failover.Mode == failover.ModeManaged,
+		FenceAfter: m.cfg.Failover.FenceAfter, RestartWait: m.cfg.Failover.RestartWait, SlotKeep: uint64(m.cfg.Failover.SlotKeep),
+		Logger: m.log, Registerer: registry,
+	})
+	return err
+}
+
+func (m *member) newAddresses(registry prometheus.Registerer) error {
+	if len(m.cfg.VIP) == 0 || m.cfg.Witness() {
+		return nil
+	}
+	var err error
+	m.addresses, err = vip.New(m.cfg.VIP, vip.Deps{
+		Wanted: m.wanted, Changed: m.wantedChanged, Hardware: m.watchdog.Hardware,
+		Logger: m.log, Registerer: registry,
+	})
+	return err
 }
 
 func (m *member) newMonitor(cfg *configs.Config, registry prometheus.Registerer) (*health.Monitor, error) {
@@ -89,27 +198,28 @@ func (m *member) newMonitor(cfg *configs.Config, registry prometheus.Registerer)
 		targets[i] = health.Target{Name: b.Name, Address: b.Address}
 		addresses[b.Name] = b.Address
 	}
-	connect := func(backend string) (*pgconn.Config, error) { return m.server.MonitorConfig(addresses[backend]) }
+	connect := func(backend string) (*pgconn.Config, error) { return m.dial(addresses[backend]) }
 	primary := func() (string, uint32) {
-		s := m.cluster.State()
+		s := m.watchdog.State()
 		return s.Primary, s.Timeline
 	}
 	return health.New(cfg.Health, targets, connect, primary, m.log, registry)
 }
 
-func (m *member) newServer(cfg *configs.Config, registry prometheus.Registerer) (*proxy.Server, error) {
-	var password string
-	if cfg.Monitor.PasswordFile != "" {
-		var err error
-		if password, err = configs.ReadSecret(cfg.Monitor.PasswordFile); err != nil {
-			return nil, fmt.Errorf("read monitor.password_file: %w", err)
-		}
+func (m *member) newServer(secret string, registry prometheus.Registerer) (*proxy.Server, error) {
+	cfg := m.cfg
+	password, err := readSecret("monitor.password_file", cfg.Monitor.PasswordFile)
+	if err != nil {
+		return nil, err
 	}
 	return proxy.New(proxy.Config{
 		Listen: cfg.Listen, Auth: cfg.Auth, Backends: cfg.Backends, BackendTLS: cfg.BackendTLS, Monitor: cfg.Monitor,
 		Pool: cfg.Pool, Balance: cfg.Balance, Hold: cfg.Hold,
 	}, proxy.Deps{
-		Cluster:         m.cluster,
+		Cluster:         m.watchdog,
+		Lease:           lease{m.watchdog},
+		Nudge:           m.watchdog.Nudge,
+		ClusterSecret:   []byte(secret),
 		Observations:    m.monitor.Observations,
 		Poke:            m.monitor.Poke,
 		Sampler:         m.monitor.Sampler(),
@@ -133,7 +243,7 @@ func (m *member) healthStats(backend string) proxy.HealthStats {
 
 // usable reports whether clients can be served; the error says why not.
 func (m *member) usable() error {
-	state := m.cluster.State()
+	state := m.watchdog.State()
 	if state.Primary != "" {
 		return nil
 	}
@@ -145,9 +255,13 @@ func (m *member) usable() error {
 	return errors.New("no backend is up")
 }
 
-// run runs all parts until ctx ends: first the clients' side stops, then what it
-// stands on. The first part that fails takes all others along.
+// run runs all parts until ctx ends, or an operator stops this member: first the
+// addresses go elsewhere, then the clients' side stops, then leadership is handed
+// over, and last goes what all of that stands on. The first part that fails takes all
+// others along.
 func (m *member) run(ctx context.Context, ready chan<- struct{}) error {
+	ctx, m.stop = context.WithCancel(ctx)
+	defer m.stop()
 	under, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	parts, under := errgroup.WithContext(under)
@@ -159,29 +273,125 @@ func (m *member) run(ctx context.Context, ready chan<- struct{}) error {
 			return nil
 		})
 	}
+	holding, release := context.WithCancel(under)
+	released := make(chan struct{})
+	parts.Go(func() error { // first, for it takes leftover addresses away
+		defer close(released)
+		return m.hold(holding)
+	})
+	start("watchdog", m.watchdog.Run)
 	start("health", m.monitor.Run)
 	start("failover", m.reconciler.Run)
+	start("report", m.tellChanges)
+	start("changes", m.joinChanges)
+	if m.agent != nil {
+		start("agent", m.agent.Run)
+	}
+	if m.addresses != nil {
+		start("links", m.tellLinks)
+	}
+	if m.operator != nil {
+		start("pcp", m.operator.Run)
+	}
 	if m.status != nil {
 		start("metrics", m.status.Run)
 	}
 
-	clients, cancel := context.WithCancel(ctx)
+	defer release()
+	clients, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(under, cancel)()
 	parts.Go(func() error {
 		defer stop()
-		if err := m.server.Run(clients); err != nil {
-			return fmt.Errorf("proxy: %w", err)
+		err := m.serve(clients)
+		m.handOver(under)
+		return err
+	})
+	parts.Go(func() error {
+		select {
+		case <-ctx.Done():
+			m.leave(under)
+			release()
+			<-released
+			cancel()
+		case <-under.Done():
 		}
 		return nil
 	})
-	go func() {
+	parts.Go(func() error {
 		select {
-		case <-m.server.Ready():
+		case <-m.serving():
 			close(ready)
 			notifyReady()
 		case <-clients.Done():
 		}
-	}()
+		return nil
+	})
 	return parts.Wait()
+}
+
+// hold holds the virtual addresses until ctx ends.
+func (m *member) hold(ctx context.Context) error {
+	if m.addresses == nil {
+		return nil
+	}
+	if err := m.addresses.Run(ctx); err != nil {
+		return fmt.Errorf("vip: %w", err)
+	}
+	return nil
+}
+
+// serve serves clients until ctx ends; a witness only waits.
+func (m *member) serve(ctx context.Context) error {
+	if m.server == nil {
+		<-ctx.Done()
+		return nil
+	}
+	if err := m.server.Run(ctx); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	return nil
+}
+
+// serving is closed when this member does its work.
+func (m *member) serving() <-chan struct{} {
+	if m.server == nil {
+		return m.watchdog.Ready()
+	}
+	return m.server.Ready()
+}
+
+// moveWait bounds how long a stop waits for the virtual addresses to be elsewhere, and
+// for another leader.
+const moveWait = time.Second
+
+// leave has the virtual addresses moved before this member stops.
+func (m *member) leave(ctx context.Context) {
+	m.leaving.Store(true)
+	m.watchdog.Nudge()
+	ctx, cancel := context.WithTimeout(ctx, moveWait)
+	defer cancel()
+	for {
+		changed := m.watchdog.Changed()
+		if !slices.ContainsFunc(m.watchdog.State().Addresses, func(a cluster.Address) bool { return a.Holder == m.cfg.Name }) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// handOver gives leadership away, where there is somebody to take it.
+func (m *member) handOver(ctx context.Context) {
+	if _, _, leads := m.watchdog.Leading(); !leads || len(m.watchdog.Voters()) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, moveWait)
+	defer cancel()
+	if err := m.watchdog.Transfer(ctx); err != nil {
+		m.log.Warn("leadership not handed over", "err", err)
+	}
 }

@@ -185,6 +185,7 @@ listen: {address: %q, %s}
 monitor: {user: %s, password_file: %q, database: postgres}
 balance: {%s}
 metrics: {listen: %q}
+pcp: {listen: "", unix_socket: ""}
 log: {level: debug}
 %sbackends:
 `, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s"),

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pgproxy/pgproxy/failover"
+	"github.com/pgproxy/pgproxy/internal/identity"
+	"github.com/pgproxy/pgproxy/pcp"
+)
+
+// newOperator makes the operator's interface; nil where none is asked for.
+func (m *member) newOperator(id *identity.Identity, registry prometheus.Registerer) (*pcp.Server, error) {
+	if m.cfg.PCP.Listen == "" && m.cfg.PCP.UnixSocket == "" {
+		return nil, nil
+	}
+	token, err := readSecret("pcp.token_file", m.cfg.PCP.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	var members *tls.Config
+	if id != nil {
+		members = id.ServerTLS(pcp.Protocol)
+	}
+	return pcp.New(m.cfg.PCP, pcp.Deps{
+		Member: m.cfg.Name, Managed: m.cfg.Failover.Mode == failover.ModeManaged,
+		Cluster: m.watchdog, Reports: m.watchdog.AllReports,
+		Watchdog: m.watchdogStatus, AddMember: m.watchdog.Add, RemoveMember: m.watchdog.Remove,
+		Observations: m.monitor.Observations, Checks: m.checks,
+		Pools: func() []pcp.Pool { return nil }, Sessions: func() []pcp.Session { return nil }, Kill: func(uint64) error { return nil },
+		Stop: func() { m.stop() },
+		TLS:  members, Token: token, Logger: m.log, Registerer: registry,
+	})
+}
+
+func (m *member) watchdogStatus() pcp.WatchdogStatus {
+	s := m.watchdog.Status(context.Background())
+	out := pcp.WatchdogStatus{Leader: s.Leader, Term: s.Term, Quorum: s.Quorum}
+	for _, member := range s.Members {
+		out.Members = append(out.Members, pcp.MemberStatus{
+			Name: member.Name, Address: member.Address, Witness: member.Witness, State: string(member.State),
+		})
+	}
+	return out
+}
+
+func (m *member) checks(backend string) pcp.Checks {
+	s := m.monitor.Stats(backend)
+	c := pcp.Checks{
+		Total: s.Total, Success: s.Success, Fail: s.Fail, Skip: s.Skip, Retry: s.Retry,
+		MaxDuration: s.MaxDuration.Seconds(), MinDuration: s.MinDuration.Seconds(), AverageDuration: s.AverageDuration().Seconds(),
+	}
+	for at, to := range map[*time.Time]**time.Time{&s.LastSuccess: &c.LastSuccess, &s.LastFail: &c.LastFail} {
+		if !at.IsZero() {
+			*to = at
+		}
+	}
+	return c
+}
