@@ -160,7 +160,7 @@ func (l *loop) take(s seen) {
 		} else if l.quiet.IsZero() {
 			l.quiet = s.began
 		}
-		s.Receiver = s.Receiver || s.quiet && s.began.Sub(l.quiet) < quietWait
+		s.Settling = s.quiet && s.began.Sub(l.quiet) < quietWait
 	} else {
 		l.quiet = time.Time{}
 	}

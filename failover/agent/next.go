@@ -27,7 +27,8 @@ type Server struct {
 	// Of a standby. Follows is the backend that its primary_conninfo names just as
 	// this agent would write it, "" when that is empty, Elsewhere when it is another.
 	Follows   string
-	Receiver  bool // it has a walreceiver, or may yet start one for a primary_conninfo of before
+	Receiver  bool // it has a walreceiver
+	Settling  bool // Follows became "" so lately that a walreceiver by the setting of before may yet start
 	Streaming bool
 	Replays   bool // it has not read all log that it had when it started: End will grow
 	LogGone   bool // the server that it follows has removed the log that it needs next

@@ -182,10 +182,10 @@ func reportOperation(v View, o *cluster.Operation, l *cluster.Local) {
 	s := v.Server
 	switch o.Phase {
 	case cluster.PhaseDetach:
-		l.Detached = s.State == cluster.ServerStandby && s.Follows == "" && !s.Receiver && !s.Replays
+		l.Detached = s.detached()
 	case cluster.PhasePromote:
 		if o.Candidate != v.Backend {
-			l.Detached = s.State == cluster.ServerStandby && s.Follows == "" && !s.Receiver && !s.Replays
+			l.Detached = s.detached()
 			return
 		}
 		l.Promoted = s.State == cluster.ServerPrimary && s.Timeline > v.State.Timeline
@@ -216,6 +216,11 @@ func reportOperation(v View, o *cluster.Operation, l *cluster.Local) {
 		}
 	case cluster.PhaseUnknown, cluster.PhaseDrain, cluster.PhaseBarrier:
 	}
+}
+
+// detached: a standby whose log does not grow any more.
+func (s Server) detached() bool {
+	return s.State == cluster.ServerStandby && s.Follows == "" && !s.Receiver && !s.Settling && !s.Replays
 }
 
 // failed returns why one of these steps has failed for good in the operation.

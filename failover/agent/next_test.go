@@ -165,6 +165,8 @@ func scriptServer(t *testing.T, d *datadriven.TestData, v *View) {
 			s.Follows, s.Receiver = value, true
 		case "receiver":
 			s.Receiver = true
+		case "settling":
+			s.Settling = true
 		case "streaming":
 			s.Streaming, s.Receiver = true, true
 		case "replays":

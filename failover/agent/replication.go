@@ -93,6 +93,10 @@ func (a *Agent) promote(ctx context.Context) error {
 		return err
 	}
 	defer hangUp(conn)
+	// A paused replay would go on within a second only.
+	if _, err := query(ctx, conn, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_replay_resume()::text END"); err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
 	row, err := query(ctx, conn, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END")
 	if err != nil {
 		return fmt.Errorf("promote: %w", err)
