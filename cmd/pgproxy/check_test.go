@@ -89,17 +89,17 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name:   "warnings",
-			files:  map[string]string{"pgproxy.yaml": backends + "vip:\n- {address: 10.0.0.9/24, interface: eth0}\n"},
+			files:  map[string]string{"pgproxy.yaml": backends + "balance:\n  transactions: until_write\n"},
 			stdout: "DIR/pgproxy.yaml: ok\n",
-			stderr: "warning: DIR/pgproxy.yaml:4:1: vip: this version does not hold addresses; the section is ignored\n",
+			stderr: "warning: DIR/pgproxy.yaml:4:3: balance.transactions: this version keeps the reads of a read-write transaction on the primary, as with primary\n",
 		},
 		{
 			name: "faults of the file and of those that it names come together",
 			files: map[string]string{
-				"pgproxy.yaml": "pool: {size: many}\nmonitor: {password_file: none}\nvip: [{address: 10.0.0.9/24, interface: eth0}]\n" +
+				"pgproxy.yaml": "pool: {size: many}\nmonitor: {password_file: none}\nbalance: {transactions: until_write}\n" +
 					backends + "hold: {timeout: -1s}\n",
 			},
-			stderr: "warning: DIR/pgproxy.yaml:3:1: vip: this version does not hold addresses; the section is ignored\n" +
+			stderr: "warning: DIR/pgproxy.yaml:3:11: balance.transactions: this version keeps the reads of a read-write transaction on the primary, as with primary\n" +
 				"DIR/pgproxy.yaml:1:8: pool.size: want a whole number, got the text \"many\"\n" +
 				"DIR/pgproxy.yaml:2:11: monitor.password_file: open secret file: open DIR/none: no such file or directory\n" +
 				"DIR/pgproxy.yaml:7:8: hold.timeout: want 0 to 24h, got -1s\n",
