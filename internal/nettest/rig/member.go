@@ -167,6 +167,14 @@ func (h *Host) StopMember(ctx context.Context) error {
 	})
 }
 
+// DeleteMemberData removes all that a member that does not run has kept.
+func (h *Host) DeleteMemberData() error {
+	if err := os.RemoveAll(h.MemberDir); err != nil {
+		return fmt.Errorf("delete pgproxy's data of %s: %w", h.Name, err)
+	}
+	return h.makeDirs()
+}
+
 // signalAll sends a signal to processes, some of which may be gone.
 func signalAll(pids []int, sig syscall.Signal) error {
 	for _, pid := range pids {

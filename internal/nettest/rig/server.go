@@ -230,6 +230,15 @@ func (h *Host) DeleteData() error {
 	return nil
 }
 
+// BesideData lists what lies where a rebuild makes the new data directory.
+func (h *Host) BesideData() ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(h.dir, "*"))
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", h.dir, err)
+	}
+	return found, nil
+}
+
 // Exec runs statements on the host's server as superuser.
 func (h *Host) Exec(ctx context.Context, sql string) error {
 	_, err := h.Query(ctx, sql)
@@ -239,8 +248,17 @@ func (h *Host) Exec(ctx context.Context, sql string) error {
 // Query runs statements as superuser, by the Unix socket: it works whatever the
 // network does. It returns the first value of the last one, "" where there is none.
 func (h *Host) Query(ctx context.Context, sql string) (string, error) {
-	conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d dbname=postgres user=%s sslmode=disable",
-		h.SocketDir, ServerPort, pgtest.Superuser))
+	return h.query(ctx, "postgres", sql)
+}
+
+// QueryApp does so in the clients' database.
+func (h *Host) QueryApp(ctx context.Context, sql string) (string, error) {
+	return h.query(ctx, pgtest.AppDatabase, sql)
+}
+
+func (h *Host) query(ctx context.Context, database, sql string) (string, error) {
+	conn, err := pgconn.Connect(ctx, fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=disable",
+		h.SocketDir, ServerPort, database, pgtest.Superuser))
 	if err != nil {
 		return "", fmt.Errorf("connect to server of %s: %w", h.Name, err)
 	}
