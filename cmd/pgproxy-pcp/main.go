@@ -26,6 +26,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal ends orderly; the second one at once.
 	context.AfterFunc(ctx, stop)
+	signal.Ignore(syscall.SIGPIPE) // the write fails then, which is no failure of ours
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

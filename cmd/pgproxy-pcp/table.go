@@ -99,7 +99,7 @@ func printable(s string) string {
 
 func nodesTable(nodes []pcp.Node, now time.Time) string {
 	columns := []column{
-		{name: "NAME", least: 8}, {name: "ADDRESS", least: 12}, {name: "STATUS"}, {name: "ROLE"},
+		{name: "NAME", least: 6}, {name: "ADDRESS", least: 10}, {name: "STATUS"}, {name: "ROLE"},
 		{name: "WT", right: true}, {name: "TL", right: true}, {name: "LAG", right: true}, {name: "AGE", right: true},
 		{name: "STATE", least: 6}, {name: "SYNC", least: 4}, {name: "SINCE"},
 	}
@@ -142,9 +142,9 @@ func watchdogTable(w pcp.Watchdog, _ time.Time) string {
 func healthTable(all []pcp.Health, now time.Time) string {
 	columns := []column{
 		{name: "NAME", least: 8}, {name: "STATUS"}, {name: "LSN", right: true}, {name: "TOOK", right: true},
-		{name: "CHECKS", right: true}, {name: "FAILED", right: true}, {name: "LAST FAILED"},
-		{name: "AGENT"}, {name: "REMARKS", least: 20},
+		{name: "CHECKS", right: true}, {name: "FAILED", right: true}, {name: "LAST FAILED"}, {name: "AGENT"},
 	}
+	var said strings.Builder
 	rows := make([][]string, len(all))
 	for i, h := range all {
 		agent, failed := "-", "-"
@@ -156,14 +156,21 @@ func healthTable(all []pcp.Health, now time.Time) string {
 		}
 		rows[i] = []string{
 			h.Name, h.Status, optional(h.LSN, func(s string) string { return s }), optional(h.Took, milliseconds),
-			strconv.FormatUint(h.Checks.Total, 10), strconv.FormatUint(h.Checks.Fail, 10), failed, agent, orDash(remarks(h)),
+			strconv.FormatUint(h.Checks.Total, 10), strconv.FormatUint(h.Checks.Fail, 10), failed, agent,
+		}
+		for _, remark := range remarks(h) {
+			said.WriteString(printable(h.Name+": "+remark) + "\n")
 		}
 	}
-	return table(columns, rows)
+	text := table(columns, rows)
+	if said.Len() > 0 {
+		text += "\n" + said.String()
+	}
+	return text
 }
 
-// remarks puts the worst first.
-func remarks(h pcp.Health) string {
+// remarks stand below the table, in full, the worst first.
+func remarks(h pcp.Health) []string {
 	all := []string{h.Error, h.Warning}
 	if a := h.Agent; a != nil {
 		if a.Task != "" {
@@ -174,7 +181,7 @@ func remarks(h pcp.Health) string {
 		}
 		all = append(all, a.Trouble)
 	}
-	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), "; ")
+	return slices.DeleteFunc(all, func(s string) bool { return s == "" })
 }
 
 func poolsTable(pools []pcp.Pool, _ time.Time) string {
