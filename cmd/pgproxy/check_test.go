@@ -91,7 +91,7 @@ func TestCheck(t *testing.T) {
 			name:   "warnings",
 			files:  map[string]string{"pgproxy.yaml": backends + "balance:\n  transactions: until_write\n"},
 			stdout: "DIR/pgproxy.yaml: ok\n",
-			stderr: "warning: DIR/pgproxy.yaml:4:3: balance.transactions: this version keeps the reads of a read-write transaction on the primary, as with primary\n",
+			stderr: "warning: DIR/pgproxy.yaml:5:3: balance.transactions: this version keeps the reads of a read-write transaction on the primary, as with primary\n",
 		},
 		{
 			name: "faults of the file and of those that it names come together",
