@@ -119,6 +119,8 @@ type Core struct {
 	mid       Slot   // a message of this slot is partly forwarded to the client
 	deferred  []byte // for the client, when mid has ended
 
+	yielding bool // nothing new is to begin on the primary
+
 	garbled bool // the client has sent what is no message; its bytes go to the primary as they are
 	ending  bool // the client has gone; close when everything in flight is answered
 	closed  bool
@@ -134,6 +136,7 @@ type Detachment struct {
 type batch struct {
 	open    bool // a message of it was looked at and its end was not
 	slot    Slot // where it goes; None: undecided
+	given   bool // bytes of it went to the primary
 	ended   bool // undecided, but all that may be looked at is there
 	write   bool // something in it is not known to be a read
 	begin   bool // holds BEGIN READ ONLY
@@ -168,6 +171,7 @@ func (c *Core) Closed() bool { return c.closed }
 func (c *Core) Attach(slot Slot, a Attachment) {
 	s := &c.server[slot]
 	*s = server{ready: true, backend: a.Backend, id: a.ID, tx: pgwire.TxIdle, out: s.out}
+	s.behind = slot == Primary && len(c.names.known) > 0
 	if !a.Fresh {
 		s.unnamed = staleVersion
 	}
@@ -208,6 +212,34 @@ func (c *Core) Detached() []Detachment {
 	return d
 }
 
+// Yield tells whether the session is to let go of the primary, which is about to
+// become a standby: what runs there goes on, nothing else begins. As soon as nothing
+// runs the connection is given back, unless the session has state in it. A batch
+// that comes meanwhile waits for another one.
+func (c *Core) Yield(on bool) {
+	c.yielding = on
+	if on && c.server[Primary].ready && !c.OnPrimary() && c.pins&pinBound == 0 {
+		c.loseConfirm(Primary)
+		c.giveBack(Primary)
+	}
+}
+
+// OnPrimary reports that the session has something unfinished on the primary: a
+// batch or an answer under way, or a transaction.
+func (c *Core) OnPrimary() bool {
+	s := &c.server[Primary]
+	return s.ready && (s.pending() > 0 || s.left > 0 || s.tx != pgwire.TxIdle || s.unsynced || s.copyIn || s.fatal ||
+		c.batch.open && c.batch.slot == Primary && c.batch.given || c.body.left > 0 && c.body.to == Primary || c.garbled)
+}
+
+// End ends the session at once with an ErrorResponse, whatever it does.
+func (c *Core) End(raw []byte) {
+	if c.mid == None { // else the client has half a message
+		c.toClient(None, raw)
+	}
+	c.closed = true
+}
+
 // Busy returns the slot whose server works for the client, None when none does.
 func (c *Core) Busy() Slot { return c.busy() }
 
@@ -224,8 +256,9 @@ type Leftovers struct {
 // Leftovers tells whether the connection in that slot can go back to a pool.
 func (c *Core) Leftovers(slot Slot) Leftovers {
 	s := &c.server[slot]
+	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
 	return Leftovers{
-		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && (slot != c.batch.slot || !c.batch.open) && c.body.to != slot,
+		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && !inBatch && c.body.to != slot,
 		Clean:    !s.dirty && s.tx == pgwire.TxIdle,
 		Tx:       s.tx,
 	}

@@ -322,6 +322,9 @@ func (c *Core) ServerClosed(slot Slot) {
 		c.primaryClosed(owed, tx)
 		return
 	}
+	if c.sent.pending {
+		return // its batches wait for the primary already
+	}
 	if !owed && !c.readOnly.open && !(c.batch.open && c.batch.slot == Standby) {
 		return
 	}
@@ -380,7 +383,7 @@ func (c *Core) primaryClosed(owed bool, tx byte) {
 	case c.garbled: // that was the server's answer
 		c.closed = true
 		return
-	case owed || c.batch.open && c.batch.slot == Primary:
+	case owed || c.batch.open && c.batch.given:
 		code, text = "08007", "the connection to the primary was lost, the outcome of the statement is unknown"
 	case tx != pgwire.TxIdle:
 		code, text = "40001", "the connection to the primary was lost inside a transaction, try again"

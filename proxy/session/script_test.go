@@ -24,6 +24,8 @@ import (
 //	gone                the client has ended
 //	env KEY=VALUE...    choose: the standby to choose; mark, round, lsn, h2: samples
 //	give-up             StopWaiting
+//	yield on|off        the primary is about to become a standby, or is not any more
+//	end                 the session is ended by an operator
 //
 // Each prints what came out since: bytes by peer, then what the core waits for.
 func TestScripts(t *testing.T) {
@@ -43,6 +45,8 @@ type play struct {
 	rest   [Standby + 1][]byte // of the servers
 	got    [Standby + 1]strings.Builder
 	ids    uint64
+
+	yielding bool
 }
 
 func newPlay(t testing.TB) *play {
@@ -94,6 +98,12 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 		p.core.ClientGone()
 	case "give-up":
 		p.core.StopWaiting()
+	case "yield":
+		p.yielding = d.HasArg("on")
+		p.core.Yield(p.yielding)
+	case "end":
+		p.core.End(ownError("57P01", "ended"))
+		p.take(nil)
 	case "env":
 		for _, a := range d.CmdArgs {
 			p.env.set(t, a.Key, strings.Join(a.Vals, ","))
@@ -121,6 +131,9 @@ func (p *play) client() {
 func (p *play) server(slot Slot, b []byte) {
 	p.rest[slot] = append(p.rest[slot], b...)
 	n := p.core.Server(slot, p.rest[slot])
+	if p.yielding {
+		p.core.Yield(true) // as the driver does
+	}
 	p.take(p.rest[slot])
 	p.rest[slot] = p.rest[slot][n:]
 }

@@ -2,6 +2,8 @@ package session
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
@@ -47,6 +49,10 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if c.server[slot].restoring > 0 {
 		return false // with other settings, or another role, a write could be a different one
 	}
+	if slot == Primary && (c.yielding && !c.continues() || !c.restoreNames()) {
+		return false
+	}
+	c.batch.given = c.batch.given || slot == Primary
 	ends := false
 	for i := range c.held {
 		m := &c.held[i]
@@ -67,6 +73,14 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 		c.batch = batch{}
 	}
 	return true
+}
+
+// continues reports that the held messages belong to what runs on the primary
+// already: a batch, a transaction, a COPY. Whether they are in a transaction is known
+// when what is in flight has been answered.
+func (c *Core) continues() bool {
+	p := &c.server[Primary]
+	return c.batch.given || p.tx != pgwire.TxIdle || p.unsynced || p.copyIn || c.heldCopy()
 }
 
 // heldCopy reports that the held messages are data for the COPY under way.
@@ -258,6 +272,36 @@ func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
 	c.inject(slot, pgwire.AppendQuery(nil, string(st.sql)), expect{kind: pgwire.Query, journal: true, st: st, named: true, name: name})
 	s.setVersion(name, st.version)
 	s.dirty = true
+}
+
+// maxRestored is how many statements are restored at once. A session with more gets
+// each of them when it uses it, inside of its batches.
+const maxRestored = 256
+
+// restoreNames brings the statements of the session to a primary that is not its
+// first: before its first batch, each in a batch of its own, so that no error undoes
+// what later batches count on. false: first what is in flight must be answered, since
+// an error there may undo statements.
+func (c *Core) restoreNames() bool {
+	p := &c.server[Primary]
+	switch {
+	case !p.behind || c.batch.given || c.heldCopy():
+		return true
+	case p.live > 0:
+		return false
+	case len(c.names.known) > maxRestored:
+		return true
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
+		pushed := len(p.ring)
+		if st := c.names.known[name]; st.sql != nil {
+			c.ensureSQL(Primary, name, st)
+		} else if c.ensure(Primary, name, st); len(p.ring) > pushed {
+			c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+		}
+	}
+	p.behind = false
+	return true
 }
 
 // inject sends a message of our own whose answer the client does not see.

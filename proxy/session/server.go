@@ -21,6 +21,7 @@ type server struct {
 
 	names   map[string]uint64 // versions of the named statements it has, answers in flight counted as given
 	unnamed uint64            // version of the unnamed one, 0: none
+	behind  bool              // of the primary: it lacks statements that the session had before
 	applied int               // position in the journal of settings
 
 	restoring int // answers owed to expect.restore
@@ -310,7 +311,7 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		return e.kind == pgwire.Describe
 	case pgwire.CommandComplete:
 		tag := pgwire.CommandTag(body)
-		if slot == Standby && c.inReadOnly() && (bytes.HasPrefix(tag, []byte("SELECT")) || bytes.HasPrefix(tag, []byte("COPY"))) {
+		if slot == Standby && !e.inject && c.inReadOnly() && (bytes.HasPrefix(tag, []byte("SELECT")) || bytes.HasPrefix(tag, []byte("COPY"))) {
 			c.readOnly.answered = true
 		}
 		if !e.inject {

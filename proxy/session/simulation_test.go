@@ -155,7 +155,7 @@ func (s *simulation) step() bool {
 	case 5, 6, 7:
 		return sv != nil && s.serverSays(slot, sv)
 	case 8:
-		if want, backend := s.core.Wanted(); want != None {
+		if want, backend := s.core.Wanted(); want != None && (want == Standby || !s.yielding) {
 			s.attach(want, max(backend, "h1"))
 			return true
 		}
@@ -174,8 +174,28 @@ func (s *simulation) step() bool {
 		}
 	case 9:
 		s.sample()
+		s.primaryLeaves()
 	}
 	return false
+}
+
+// primaryLeaves lets a switchover begin or end, or loses a primary on which nothing
+// runs.
+func (s *simulation) primaryLeaves() {
+	if s.r.IntN(4) > 0 {
+		return
+	}
+	if s.faults && s.servers[Primary] != nil && !s.core.OnPrimary() && s.core.pins&pinBound == 0 && s.r.IntN(4) == 0 {
+		s.note("lose primary")
+		s.servers[Primary] = nil
+		s.core.ServerClosed(Primary)
+		s.collect()
+		return
+	}
+	s.yielding = !s.yielding
+	s.note("yield %t", s.yielding)
+	s.core.Yield(s.yielding)
+	s.collect()
 }
 
 // sample lets the standby replay, starts a round of sampling, or publishes one.
