@@ -34,11 +34,12 @@ func (a *Agent) command(ctx context.Context, program string, args ...string) *ex
 }
 
 // environment is that of this process without what would change how programs of
-// PostgreSQL connect, and without systemd's socket.
+// PostgreSQL connect, and without systemd's socket. What a server reads about its
+// processes' chance to be killed for memory stays (PG_OOM_ADJUST_FILE).
 func (a *Agent) environment() []string {
 	var env []string
 	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "PG") && !strings.HasPrefix(e, "LC_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
+		if (!strings.HasPrefix(e, "PG") || strings.HasPrefix(e, "PG_OOM_ADJUST_")) && !strings.HasPrefix(e, "LC_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
 			env = append(env, e)
 		}
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (a *Agent) launch(ctx context.Context) error {
 	// Not tied to ctx or this process: the server outlives both.
 	cmd := a.command(context.WithoutCancel(ctx), "pg_ctl", args...)
 	cmd.Stdout, cmd.Stderr = nil, nil
-	if err := cmd.Run(); err != nil {
+	if err := withoutCapabilities(cmd.Run); err != nil {
 		return fmt.Errorf("run pg_ctl: %w", err)
 	}
 	return nil
@@ -92,9 +93,10 @@ func (a *Agent) shell(ctx context.Context, command string) error {
 	cmd.Env, cmd.Dir = a.environment(), a.files.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = time.Second // what it started may keep its output open
-	out, err := cmd.CombinedOutput()
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("run %q: %w: %s", command, err, lastLines(string(out), 3))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := withoutCapabilities(cmd.Run); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return fmt.Errorf("run %q: %w: %s", command, err, lastLines(out.String(), 3))
 	}
 	return nil
 }
