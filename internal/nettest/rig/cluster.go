@@ -63,6 +63,7 @@ type Cluster struct {
 	o         Options
 	bin       pgtest.Binaries
 	passwords map[string]string // by role
+	reaper    *reaper           // nil: opened
 }
 
 // New makes the hosts and their files, and starts nothing. The caller must Close
@@ -86,6 +87,9 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Lab: lab, VIP: ip(o.Subnet, vipNumber), o: o, bin: bin, passwords: map[string]string{}}
+	if c.reaper, err = startReaper(); err != nil {
+		return nil, errors.Join(err, lab.Close())
+	}
 	for _, role := range []string{pgtest.Superuser, pgtest.AppUser, pgtest.MonitorUser, pgtest.ReplUser} {
 		c.passwords[role] = rand.Text()
 	}
@@ -283,6 +287,10 @@ func (c *Cluster) Close() error {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		}
 		h.awaitMember()
+	}
+	if c.reaper != nil {
+		c.reaper.close()
+		c.reaper = nil
 	}
 	return err
 }

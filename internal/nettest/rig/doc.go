@@ -13,5 +13,6 @@
 // Open): everything is found in the kernel, by namespace, executable and working
 // directory. Two subcommands of the demo so act on the cluster of a third process.
 //
-// Goroutines: one per pgproxy process that is started here, which waits for its end.
+// Goroutines: one per pgproxy process that is started here, which waits for its end;
+// the reaper of a cluster, which does so for orphans and ends with it.
 package rig

@@ -85,9 +85,15 @@ func (h *Host) StartMember() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  h.c.bin.Credential(),
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
-		Setpgid:     true, // an interrupt from the terminal is for us
+		Setsid:      true, // an interrupt from the terminal is for us
 	}
-	if err := h.Net.Start(cmd); err != nil {
+	err = h.c.reaper.except(func() (int, error) {
+		if err := h.Net.Start(cmd); err != nil {
+			return 0, err
+		}
+		return cmd.Process.Pid, nil
+	})
+	if err != nil {
 		return err
 	}
 	ended := make(chan struct{})

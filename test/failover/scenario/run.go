@@ -66,7 +66,20 @@ type Mark struct {
 type Result struct {
 	Account Account
 	Marks   []Mark
-	Readers []Account
+}
+
+// String is a line for the account and one for the marks.
+func (r *Result) String() string {
+	var b strings.Builder
+	b.WriteString(r.Account.String())
+	for i, m := range r.Marks {
+		sep := ", "
+		if i == 0 {
+			sep = "\n  "
+		}
+		fmt.Fprintf(&b, "%s%s after %.2f s", sep, m.What, m.After.Seconds())
+	}
+	return b.String()
 }
 
 // Execute runs the scenario on a cluster that is settled, and leaves it so. The
