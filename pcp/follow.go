@@ -46,14 +46,22 @@ func (s *Server) follow(ctx context.Context, r *request, look func(*cluster.Stat
 		}
 		select {
 		case <-ctx.Done():
-			if r.Method == http.MethodPost {
-				return fmt.Errorf("%s stops; what was ordered goes on", s.deps.Member)
-			}
-			return fmt.Errorf("%s stops", s.deps.Member)
+			return s.left(ctx, r)
 		case <-changed:
 		case <-tick.C:
 		}
 	}
+}
+
+// left says why a stream ends before what it follows.
+func (s *Server) left(ctx context.Context, r *request) error {
+	switch {
+	case !errors.Is(context.Cause(ctx), errStopping):
+		return errLeft
+	case r.Method == http.MethodPost:
+		return fmt.Errorf("%s stops; what was ordered goes on", s.deps.Member)
+	}
+	return fmt.Errorf("%s stops", s.deps.Member)
 }
 
 // watchNodes sends the rows when they are others.

@@ -48,7 +48,7 @@ type request struct {
 	out  *answer
 }
 
-// query tells whether the request has ?name=1.
+// flag tells whether the request has ?name=1.
 func (r *request) flag(name string) bool {
 	v := r.URL.Query().Get(name)
 	return v == "1" || v == "true"
@@ -152,6 +152,9 @@ func (s *Server) report(r *http.Request, name string, out *answer, err error) {
 		if last := s.refused.Load(); now-last >= 60 && s.refused.CompareAndSwap(last, now) {
 			s.log.Warn("operator refused", "peer", r.RemoteAddr, "error", err)
 		}
+		return
+	}
+	if errors.Is(err, errLeft) {
 		return
 	}
 	if err != nil {

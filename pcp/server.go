@@ -39,6 +39,12 @@ const (
 // that cannot be opened is no reason not to serve clients.
 const reopenPause = 5 * time.Second
 
+// errStopping ends the streams of a member that stops.
+var errStopping = errors.New("this member stops")
+
+// errLeft is a stream whose client has gone.
+var errLeft = errors.New("the client has left")
+
 // Cluster is the truth about the cluster and the way to change it, on every member.
 type Cluster interface {
 	State() *cluster.State
@@ -194,7 +200,7 @@ func (s *Server) opened(network string, address net.Addr) {
 
 // serve answers on one listener and closes it.
 func (s *Server) serve(ctx context.Context, l net.Listener) error {
-	requests, stop := context.WithCancelCause(ctx)
+	requests, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
 	server := &http.Server{
 		Handler:           s.handler(),
@@ -205,10 +211,11 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	// Streams end with ctx; what was ordered a moment ago is still answered.
+	// Streams end at once; what was ordered a moment ago is still answered.
 	ended := make(chan struct{})
 	defer context.AfterFunc(ctx, func() {
 		defer close(ended)
+		stop(errStopping)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if err := server.Shutdown(grace); err != nil {
