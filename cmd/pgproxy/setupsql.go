@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pgproxy/pgproxy/failover/agent"
 )
 
 // maxRoleName is the longest name of a role, in bytes; PostgreSQL cuts what is longer
@@ -16,8 +18,9 @@ const maxRoleName = 63
 // setupSQLCommand prints what a superuser runs once on the primary, in the database
 // that monitor.database names.
 type setupSQLCommand struct {
-	User   string // monitor.user
-	Stdout io.Writer
+	User        string // monitor.user
+	Replication string // agent.replication.user; "": this host's servers have no agents
+	Stdout      io.Writer
 }
 
 func newSetupSQLCommand() *cobra.Command {
@@ -31,6 +34,10 @@ monitor.database names:
 
     pgproxy setup-sql | psql -h PRIMARY -U postgres -d postgres
 
+With --replication it also makes the role that the agents' standbys, base backups and
+rewinds connect as (agent.replication.user), and gives it what pg_rewind needs. That is
+looked for in the database postgres.
+
 It may be run again. It sets no password; psql's \password does.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Stdout = cmd.OutOrStdout()
@@ -38,6 +45,7 @@ It may be run again. It sets no password; psql's \password does.`,
 		},
 	}
 	cmd.Flags().StringVar(&c.User, "user", "pgproxy", "the monitor role, as monitor.user has it")
+	cmd.Flags().StringVar(&c.Replication, "replication", "", "the replication role, as agent.replication.user has it")
 	return cmd
 }
 
@@ -48,8 +56,14 @@ func (c *setupSQLCommand) Run() error {
 		return usageError{errors.New("--user is empty")}
 	case len(c.User) > maxRoleName:
 		return usageError{fmt.Errorf("--user is longer than %d bytes", maxRoleName)}
+	case len(c.Replication) > maxRoleName:
+		return usageError{fmt.Errorf("--replication is longer than %d bytes", maxRoleName)}
 	}
-	if _, err := io.WriteString(c.Stdout, setupSQL(c.User)); err != nil {
+	sql := setupSQL(c.User)
+	if c.Replication != "" {
+		sql += replicationSQL(c.Replication)
+	}
+	if _, err := io.WriteString(c.Stdout, sql); err != nil {
 		return fmt.Errorf("print SQL: %w", err)
 	}
 	return nil
@@ -102,6 +116,29 @@ REVOKE ALL ON FUNCTION pgproxy.user_lookup(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pgproxy.user_lookup(text) TO %[2]s;
 COMMIT;
 `, dollarQuote(check), quoteIdentifier(role))
+}
+
+// replicationSQL returns the SQL for the role that standbys and agents connect as to
+// another server, for PostgreSQL 13 to 18 and any number of times. It is run after
+// setupSQL, which has seen that a superuser runs it.
+func replicationSQL(role string) string {
+	do := fmt.Sprintf(`
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %[1]s) THEN
+    CREATE ROLE %[2]s LOGIN REPLICATION;
+  END IF;
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = %[3]s) THEN
+    GRANT %[4]s TO %[2]s;
+  END IF;
+END
+`, quoteLiteral(role), quoteIdentifier(role), quoteLiteral(agent.CheckpointRole), quoteIdentifier(agent.CheckpointRole))
+	return fmt.Sprintf(`
+-- The role of standbys, base backups and rewinds.
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DO %s;
+%sCOMMIT;
+`, dollarQuote(do), agent.SetupSQL(quoteIdentifier(role)))
 }
 
 // quoteIdentifier quotes a name (PostgreSQL manual, 4.1.1).

@@ -159,3 +159,48 @@ func TestSetupSQL(t *testing.T) {
 		}
 	})
 }
+
+// TestReplicationSQL: the role can do what an agent does with it, on this server what
+// pg_rewind's manual page and a checkpoint ask for, and is no superuser.
+func TestReplicationSQL(t *testing.T) {
+	ctx := t.Context()
+	server := pgtest.StartCluster(t, pgtest.Options{}).Primary()
+	const role = `it's "repl" \`
+	for range 2 {
+		for _, sql := range []string{setupSQL(pgtest.MonitorUser), replicationSQL(role)} {
+			if err := server.Exec(ctx, "postgres", sql); err != nil {
+				t.Fatalf("%v\n%s", err, sql)
+			}
+		}
+	}
+	super, err := server.Conn(ctx, "postgres", pgtest.Superuser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer super.Close(ctx)
+	if _, err := super.Exec(ctx, "set role "+quoteIdentifier(role)); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"select pg_ls_dir('.', true, false)",
+		"select pg_stat_file('PG_VERSION', true)",
+		"select pg_read_binary_file('PG_VERSION')",
+		"select pg_read_binary_file('PG_VERSION', 0, 1, true)",
+		"select timeline_id from pg_control_checkpoint()",
+		"select pg_tablespace_size(oid) from pg_tablespace",
+		"checkpoint",
+	} {
+		if _, err := super.Exec(ctx, sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	for _, sql := range []string{"select * from pg_authid", "create role another"} {
+		if _, err := super.Exec(ctx, sql); err == nil {
+			t.Errorf("%s was allowed", sql)
+		}
+	}
+	var can bool
+	if err := super.QueryRow(ctx, "select rolreplication and rolcanlogin and not rolsuper from pg_roles where rolname = $1", role).Scan(&can); err != nil || !can {
+		t.Errorf("a role that logs in for replication and is no superuser: %t, %v", can, err)
+	}
+}
