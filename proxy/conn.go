@@ -24,7 +24,8 @@ type link struct {
 	user     string
 	database string
 	key      poolKey
-	gen      uint64 // of the backend's pool when it was opened
+	gen      uint64  // of the backend's pool when it was opened
+	tenure   *tenure // of the primary that it is to; nil: to a standby
 
 	pid      uint32
 	secret   []byte // the server's own cancel key

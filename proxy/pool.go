@@ -244,7 +244,7 @@ func (p *pools) dial(ctx context.Context, bp *backendPool, b cluster.Backend, g 
 		return nil, err
 	}
 	l.id = p.lastID.Add(1)
-	l.key, l.gen = keyOf(c), g.gen
+	l.key, l.gen, l.tenure = keyOf(c), g.gen, g.tenure
 	l.created = time.Now()
 	return l, nil
 }

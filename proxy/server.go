@@ -159,6 +159,11 @@ func (s *Server) MonitorConfig(address string) (*pgconn.Config, error) {
 	return &config.Config, nil
 }
 
+// Drained returns the ID of the last switchover for which nothing runs on the old
+// primary any more and nothing begins there; 0 none. Replication clients do not count:
+// their streams have no end.
+func (s *Server) Drained() uint64 { return s.sessions.drains.done.Load() }
+
 // Barred returns the ID of the last operation with a barrier for which every
 // connection to the old primary is closed, those that were being opened, too, and no
 // write to one is under way (S2); 0 none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,17 +36,19 @@ type clientSession struct {
 		progress bool // a server has answered since the client's goroutine looked
 		over     bool // everything is to end now
 		attach   bool // a goroutine is attaching
+		yielding bool // the core was told to let go of the primary
 		sampling bool // a goroutine waits for a sample
 	}
 }
 
-// sessionState is what a session does, for operators (pg_stat_activity.state).
+// sessionState is what a session does, for operators (pg_stat_activity.state, and held).
 type sessionState uint32
 
 const (
 	stateIdle sessionState = iota
 	stateActive
 	stateInTransaction
+	stateHeld // a statement waits for a primary
 )
 
 // String returns PostgreSQL's word for the state.
@@ -57,6 +58,8 @@ func (s sessionState) String() string {
 		return "active"
 	case stateInTransaction:
 		return "idle in transaction"
+	case stateHeld:
+		return "held"
 	case stateIdle:
 	}
 	return "idle"
@@ -118,110 +121,13 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	s.mu.Unlock()
 	sh.add(s)
 	defer sh.remove(s)
-	if sh.draining.Load() != nil {
-		s.drain()
-	}
+	s.drain() // it may have been left out
 
 	stop := context.AfterFunc(s.ctx, s.abort)
 	defer stop()
 	s.readClient()
 	s.tearDown()
 	return nil
-}
-
-// firstServer gets the connection with which the session starts: the primary's,
-// or a standby's while the primary cannot be reached.
-func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
-	sh := s.shared
-	if b := upPrimary(sh.cluster.State()); b != nil {
-		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
-		if err == nil || !isTransient(err) {
-			return session.Primary, loan, err
-		}
-		sh.poke(b.Name)
-	}
-	if name := s.env.anyStandby(); name != "" {
-		if b := sh.cluster.State().Backend(name); b != nil {
-			if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
-				return session.Standby, loan, nil
-			}
-		}
-	}
-	loan, err := s.acquirePrimary()
-	return session.Primary, loan, err
-}
-
-// acquirePrimary waits for a connection to the primary, for hold.timeout at most.
-func (s *clientSession) acquirePrimary() (*serverConn, error) {
-	sh := s.shared
-	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Hold.Timeout)
-	defer done()
-	changed := sh.cluster.Changed()
-	loan, err := s.tryPrimary(ctx)
-	if err == nil || !isTransient(err) {
-		return loan, err
-	}
-	sh.metrics.held.Inc()
-	defer sh.metrics.held.Dec()
-	for {
-		retry := time.NewTimer(retryPrimary)
-		select {
-		case <-changed:
-		case <-retry.C:
-		case <-ctx.Done():
-		}
-		retry.Stop()
-		switch {
-		case s.ctx.Err() != nil:
-			return nil, s.ctx.Err()
-		case ctx.Err() != nil:
-			sh.log.Debug("no primary for a session", "error", err)
-			return nil, &Refusal{
-				Code:    codeCannotConnectNow,
-				Message: fmt.Sprintf("pgproxy: no primary within %v", sh.cfg.Hold.Timeout),
-			}
-		}
-		changed = sh.cluster.Changed()
-		if loan, err = s.tryPrimary(ctx); err == nil || !isTransient(err) {
-			return loan, err
-		}
-	}
-}
-
-// errNoPrimary tells that the state has no primary.
-var errNoPrimary = fmt.Errorf("there is no primary: %w", errBackendGone)
-
-func (s *clientSession) tryPrimary(ctx context.Context) (*serverConn, error) {
-	state := s.shared.cluster.State()
-	b := state.Backend(state.Primary)
-	if b == nil {
-		return nil, errNoPrimary
-	}
-	loan, err := s.shared.pools.acquire(ctx, *b, s.client)
-	if err != nil && isTransient(err) {
-		s.shared.poke(b.Name)
-	}
-	return loan, err
-}
-
-// retryPrimary is how long a session waits after it could not connect to the
-// primary, unless the cluster changes before.
-const retryPrimary = 250 * time.Millisecond
-
-// isTransient reports that the primary could not be reached, or answers that it
-// is starting or stopping: waiting may help.
-func isTransient(err error) bool {
-	if errors.Is(err, errBackendGone) {
-		return true
-	}
-	if se, ok := errors.AsType[*ServerError](err); ok {
-		return se.Code == codeCannotConnectNow
-	}
-	if _, ok := errors.AsType[*Refusal](err); ok {
-		return false
-	}
-	_, ok := errors.AsType[net.Error](err)
-	return ok || errors.Is(err, net.ErrClosed)
 }
 
 // greeting is what a client is told when its session begins (manual, "Start-up").
@@ -312,6 +218,10 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 	s.mu.Lock()
 	s.mu.attach = false
 	switch {
+	case slot == session.Primary && err == nil && draining(s.shared.cluster.State()) != nil:
+		s.mu.Unlock() // a switchover has begun meanwhile
+		s.shared.pools.release(loan, true)
+		s.mu.Lock()
 	case s.mu.over || s.mu.core.Closed():
 		s.mu.Unlock()
 		if loan != nil {
@@ -428,10 +338,13 @@ func (s *clientSession) cancelTarget() *serverConn {
 	return nil
 }
 
-// drain ends the session if it is idle; flush does so when it becomes idle.
+// drain has the session look at what the cluster is about and whether it is to end:
+// it ends if it is idle, and lets go of a primary that is to become a standby. Until
+// that is so flush looks again after each answer.
 func (s *clientSession) drain() {
 	var o outputs
 	s.mu.Lock()
+	s.progressed() // what was held may go
 	s.flush(&o, nil)
 }
 

@@ -65,6 +65,7 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 	if raw := s.shared.draining.Load(); raw != nil {
 		s.mu.core.Shutdown(*raw)
 	}
+	s.yield()
 	o[0].collect(&s.mu.client, s.mu.core.ToClient(), input)
 	for slot := session.Primary; slot <= session.Standby; slot++ {
 		out := s.mu.core.ToServer(slot)
@@ -90,9 +91,12 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 
 // noteState publishes what the session does. The lock is held.
 func (s *clientSession) noteState() {
+	wanted, _ := s.mu.core.Wanted()
 	switch {
 	case s.mu.core.Busy() != session.None:
 		s.state.store(stateActive)
+	case wanted == session.Primary:
+		s.state.store(stateHeld)
 	case s.mu.core.InTransaction():
 		s.state.store(stateInTransaction)
 	default:
@@ -144,12 +148,16 @@ func (s *clientSession) breakOff() {
 	}
 }
 
+// writeAll writes all pieces; to a primary without TLS in one system call, too.
 func writeAll(conn net.Conn, pieces [][]byte) error {
 	if len(pieces) == 1 {
 		_, err := conn.Write(pieces[0])
 		return err
 	}
 	buffers := net.Buffers(pieces)
+	if c, ok := conn.(*leasedConn); ok {
+		return c.writeBuffers(buffers)
+	}
 	_, err := buffers.WriteTo(conn)
 	return err
 }
@@ -161,6 +169,7 @@ func (s *clientSession) readClient() {
 	var o outputs
 	for {
 		s.mu.Lock()
+		s.keepToLease()
 		done := s.mu.core.Client(buf[:n])
 		paused := s.mu.core.Paused()
 		closed := s.mu.core.Closed()

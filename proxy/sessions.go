@@ -34,6 +34,7 @@ type sessions struct {
 	redirects  *lb.Redirects
 	catalogs   *catalogs
 	floors     *floors
+	drains     *drains
 	metrics    *metrics
 	reporter   *reporter
 	log        *slog.Logger
@@ -57,7 +58,7 @@ type sessions struct {
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
 		cfg: cfg, cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
-		pools: p, cancels: c, floors: newFloors(), log: deps.Logger, starting: starting,
+		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
 	var err error
@@ -102,8 +103,10 @@ func (sh *sessions) run(ctx context.Context) {
 	wg.Go(func() { sh.catalogs.run(ctx) })
 	tick := time.NewTicker(refreshRouting)
 	defer tick.Stop()
+	told := uint64(0) // ID of the operation for which the sessions were told to let go of the primary; 0 none
 	for {
 		changed := sh.cluster.Changed()
+		told = sh.yield(told)
 		sh.route()
 		select {
 		case <-ctx.Done():
@@ -131,6 +134,25 @@ func (sh *sessions) route() {
 	sh.routing.Store(r)
 }
 
+// yield tells every session when the primary is about to become a standby, or is not
+// any more, and returns the ID of the operation; told is what it returned last.
+func (sh *sessions) yield(told uint64) uint64 {
+	id := uint64(0)
+	if o := draining(sh.cluster.State()); o != nil {
+		id = o.ID
+	}
+	if id == told {
+		return told
+	}
+	for _, s := range sh.all() {
+		s.drain()
+	}
+	if id != 0 {
+		sh.drains.visited(id)
+	}
+	return id
+}
+
 // drain tells every session to end as soon as it is idle.
 func (sh *sessions) drain(raw []byte) {
 	sh.draining.Store(&raw)
@@ -147,8 +169,9 @@ func (sh *sessions) add(s *clientSession) {
 
 func (sh *sessions) remove(s *clientSession) {
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	delete(sh.mu.byID, s.id)
+	sh.mu.Unlock()
+	sh.drains.gone(s)
 }
 
 // all returns the sessions in the order of their start.

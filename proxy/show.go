@@ -195,7 +195,7 @@ func (r *reporter) processes() (rows [][]string) {
 // processStatus is the word that pgpool has for a session's state.
 func processStatus(state sessionState) string {
 	switch state {
-	case stateActive:
+	case stateActive, stateHeld:
 		return "Execute command"
 	case stateInTransaction:
 		return "Idle in transaction"

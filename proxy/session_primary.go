@@ -1,0 +1,154 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/proxy/session"
+)
+
+// firstServer gets the connection with which the session starts: the primary's,
+// or a standby's while the primary cannot be reached.
+func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
+	sh := s.shared
+	if b := upPrimary(sh.cluster.State()); b != nil && draining(sh.cluster.State()) == nil {
+		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
+		if err == nil || !isTransient(err) {
+			return session.Primary, loan, err
+		}
+		s.suspect(b.Name, err)
+	}
+	if name := s.env.anyStandby(); name != "" {
+		if b := sh.cluster.State().Backend(name); b != nil {
+			if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
+				return session.Standby, loan, nil
+			}
+		}
+	}
+	loan, err := s.acquirePrimary()
+	return session.Primary, loan, err
+}
+
+// acquirePrimary waits for a connection to the primary, for hold.timeout at most.
+func (s *clientSession) acquirePrimary() (*serverConn, error) {
+	sh := s.shared
+	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Hold.Timeout)
+	defer done()
+	changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
+	loan, err := s.tryPrimary(ctx)
+	if err == nil || !isTransient(err) {
+		return loan, err
+	}
+	sh.metrics.held.Inc()
+	defer sh.metrics.held.Dec()
+	for {
+		retry := time.NewTimer(retryPrimary)
+		select {
+		case <-changed:
+		case <-leased:
+		case <-retry.C:
+		case <-ctx.Done():
+		}
+		retry.Stop()
+		switch {
+		case s.ctx.Err() != nil:
+			return nil, s.ctx.Err()
+		case ctx.Err() != nil:
+			sh.log.Debug("no primary for a session", "error", err)
+			return nil, &Refusal{
+				Code:    codeCannotConnectNow,
+				Message: fmt.Sprintf("pgproxy: no primary within %v", sh.cfg.Hold.Timeout),
+			}
+		}
+		changed, leased = sh.cluster.Changed(), sh.pools.lease.Changed()
+		if loan, err = s.tryPrimary(ctx); err == nil || !isTransient(err) {
+			return loan, err
+		}
+	}
+}
+
+// errNoPrimary tells that the state has no primary.
+var errNoPrimary = fmt.Errorf("there is no primary: %w", errBackendGone)
+
+// errDraining tells that the primary is about to become a standby.
+var errDraining = fmt.Errorf("the primary is being replaced: %w", errBackendGone)
+
+// draining returns the switchover for which nothing new may begin on the primary; nil:
+// there is none.
+func draining(state *cluster.State) *cluster.Operation {
+	if o := state.Operation; o != nil && o.Phase == cluster.PhaseDrain {
+		return o
+	}
+	return nil
+}
+
+func (s *clientSession) tryPrimary(ctx context.Context) (*serverConn, error) {
+	state := s.shared.cluster.State()
+	b := state.Backend(state.Primary)
+	switch {
+	case b == nil:
+		return nil, errNoPrimary
+	case draining(state) != nil:
+		return nil, errDraining
+	}
+	loan, err := s.shared.pools.acquire(ctx, *b, s.client)
+	s.suspect(b.Name, err)
+	return loan, err
+}
+
+// suspect has a backend probed to which no connection could be made.
+func (s *clientSession) suspect(backend string, err error) {
+	if err != nil && isTransient(err) && !errors.Is(err, errBackendGone) {
+		s.shared.poke(backend)
+	}
+}
+
+// retryPrimary is how long a session waits after it could not connect to the
+// primary, unless the cluster or its lease changes
+// before.
+const retryPrimary = 250 * time.Millisecond
+
+// isTransient reports that the primary could not be reached, or answers that it
+// is starting or stopping: waiting may help.
+func isTransient(err error) bool {
+	if errors.Is(err, errBackendGone) {
+		return true
+	}
+	if se, ok := errors.AsType[*ServerError](err); ok {
+		return se.Code == codeCannotConnectNow
+	}
+	if _, ok := errors.AsType[*Refusal](err); ok {
+		return false
+	}
+	_, ok := errors.AsType[net.Error](err)
+	return ok || errors.Is(err, net.ErrClosed)
+}
+
+// keepToLease is called with the session's lock held before the core takes something
+// from the client, so that no statement is given to a server which is not the primary
+// any more: it is held instead. That the write itself looks again is for a process
+// that is paused in between; then the outcome is called unknown.
+func (s *clientSession) keepToLease() {
+	if sv := s.mu.servers[session.Primary]; sv != nil && sv.loan.tenure != nil && !sv.loan.tenure.holds() {
+		s.lose(session.Primary, sv)
+	}
+	s.yield()
+}
+
+// yield has the core let go of a primary that is about to become a standby. The lock
+// is held.
+func (s *clientSession) yield() {
+	o := draining(s.shared.cluster.State())
+	if o == nil && !s.mu.yielding {
+		return
+	}
+	s.mu.yielding = o != nil
+	s.mu.core.Yield(o != nil)
+	if o != nil {
+		s.shared.drains.note(o.ID, s, s.mu.core.OnPrimary())
+	}
+}
