@@ -117,7 +117,7 @@ func (a *agent) see() real.Server {
 		s.State = cluster.ServerStarting
 	case !v.up:
 		s.State = cluster.ServerStopped
-		s.Clean, s.Produced, s.Backup = v.clean, v.produced, v.backup
+		s.Clean, s.Produced, s.Backup = v.clean, v.produced && a.m.sim.mutant != sameTimelineRewound, v.backup
 	case v.standby:
 		s.State = cluster.ServerStandby
 		s.Follows, s.Receiver, s.Streaming = v.source, v.receiver != nil, v.receiver != nil

@@ -28,13 +28,17 @@ func (s *sim) planFaults() {
 // fault breaks something. Often it is what is in use just now.
 func (s *sim) fault() {
 	host := s.rng.IntN(len(s.members))
-	m, v := s.members[host], s.servers[host]
-	if s.chance(0.5) {
-		if p := s.server(s.latest().Primary); p != nil {
+	switch p, l := s.server(s.latest().Primary), s.leader(); s.rng.IntN(4) {
+	case 0, 1:
+		if p != nil {
 			host = p.host
-			m, v = s.members[host], p
+		}
+	case 2:
+		if l != nil {
+			host = l.host
 		}
 	}
+	m, v := s.members[host], s.servers[host]
 	switch n := s.rng.IntN(100); {
 	case n < 15 && v != nil:
 		v.crash()
@@ -44,7 +48,7 @@ func (s *sim) fault() {
 	case n < 45:
 		s.trace("h%d: cut off", host+1)
 		s.isolate(host, true)
-		s.after(s.between(500*time.Millisecond, 10*time.Second), func() {
+		s.after(s.between(500*time.Millisecond, 14*time.Second), func() {
 			s.trace("h%d: joined again", host+1)
 			s.isolate(host, false)
 		})

@@ -1,6 +1,8 @@
 package simulation
 
 import (
+	"time"
+
 	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
@@ -39,6 +41,30 @@ func (m mutant) String() string {
 		"synchronous standbys forgotten", "mark forgotten", "newer timeline touched", "same timeline rewound",
 		"wiped voter votes",
 	}[m]
+}
+
+// shape returns that of a schedule in which the mistake can matter.
+func (m mutant) shape(h shape) shape {
+	if m != noMutant {
+		h.faults = max(h.faults, 6)
+	}
+	switch m {
+	case grantBeforeBarrier, takeUnapplied:
+		h.lagging = 0.5
+	case notTheNewest:
+		h.sync, h.servers = "", 3
+	case syncForgotten:
+		h.sync, h.servers = "FIRST 1 (h1, h2, h3)", 3
+	case newerTimelineTouched, sameTimelineRewound:
+		h.meddling, h.switches = true, true
+	case grantWithoutRound:
+		h.belief = 3 * time.Second
+	case promoteWithoutConfirm:
+		h.lagging, h.pauses = 0.3, 0.002
+	case noMutant:
+	default:
+	}
+	return h
 }
 
 // input spoils what the leader decides on.

@@ -347,7 +347,7 @@ func (m *member) committed(n int) {
 	r.applying = true
 	late := m.sim.between(0, 2*time.Millisecond)
 	if m.sim.now < m.sim.healed && m.sim.chance(m.sim.shape.lagging) {
-		late = m.sim.between(0, 800*time.Millisecond)
+		late = m.sim.between(0, 1500*time.Millisecond)
 	}
 	m.in(late, func() {
 		r.applying = false
@@ -417,8 +417,8 @@ func (m *member) askToJoin() {
 // admit replaces the old self of a member that lost its disk, one step at a time.
 func (m *member) admit(id string) {
 	r := &m.raft
-	if !m.leads() || m.lease.grantor == nil || slices.Contains(r.voters(), id) {
-		return
+	if !m.leads() || m.lease.grantor == nil || slices.ContainsFunc(r.voters(), func(v string) bool { return name(v) == name(id) && v >= id }) {
+		return // it is one, or its successor is
 	}
 	for i := len(r.log); i > r.commit; i-- {
 		if r.log[i-1].change {
@@ -435,4 +435,4 @@ func (m *member) admit(id string) {
 }
 
 // newID returns the id of a member after its disk was lost.
-func newID(m string, incarnation int) string { return fmt.Sprintf("%s#%d", m, incarnation) }
+func newID(m string, incarnation int) string { return fmt.Sprintf("%s#%02d", m, incarnation) }

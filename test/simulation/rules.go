@@ -19,13 +19,14 @@ const (
 // truth is what only the simulation knows.
 type truth struct {
 	acks map[uint64]ack
-	// left is the newest timeline that an operation's promotion has left behind: what
-	// was written on it is acknowledged no more.
-	left    uint32
-	orders  map[*server]order // of promotions under way
-	lost    int               // acknowledged writes that asynchronous replication has lost
-	meddled bool              // an operator promoted a server himself
-	count   map[string]int    // of what has happened, for the statistics
+	// left is the newest timeline whose primary was replaced: what was written on it is
+	// acknowledged no more.
+	left     uint32
+	orders   map[*server]order // of promotions under way
+	promoted order             // the last one of an operation
+	lost     int               // acknowledged writes that asynchronous replication has lost
+	meddled  bool              // an operator promoted a server himself
+	count    map[string]int    // of what has happened, for the statistics
 }
 
 type ack struct {
@@ -77,7 +78,7 @@ func (s *sim) acknowledged(m *member, id uint64, backend string, timeline uint32
 	if !m.mayWrite(backend, timeline) {
 		s.fail("S1: %s forwards an answer of %s without a lease", m.name, backend)
 	}
-	if timeline <= s.truth.left {
+	if o := s.latest().Operation; timeline <= s.truth.left || o != nil && o.ID == s.truth.promoted.operation {
 		s.fail("S2: %s forwards an answer of %s on timeline %d after another was promoted", m.name, backend, timeline)
 	}
 	s.truth.acks[id] = ack{m.name, backend, timeline, s.now}
@@ -99,7 +100,7 @@ func (s *sim) assertPromoted(v *server) {
 				v.name, m.name, o.old, m.holder.Until(o.old, o.timeline).Sub(m.clock()))
 		}
 	}
-	s.truth.left = max(s.truth.left, o.timeline)
+	s.truth.promoted = o
 }
 
 // assertStep: what an agent does for an operation is of the one under way, or was so
@@ -157,6 +158,10 @@ func (s *sim) assertChange(prev, next *cluster.State, c *cluster.Command) {
 		}
 	case cluster.KindAdoptPrimary:
 		s.assertAdopted(prev, next, c)
+	case cluster.KindClearPrimary:
+		if v := s.server(prev.Primary); v.writable() && v.timeline == prev.Timeline && s.now-v.since > reachBound {
+			s.fail("S4: %s is no longer the primary, and was one all the time: %s", prev.Primary, c)
+		}
 	default:
 	}
 	for i := range next.Backends {
@@ -225,6 +230,9 @@ func (s *sim) assertDecision(m *member, commands []cluster.Command) {
 func (s *sim) assertAdopted(prev, next *cluster.State, c *cluster.Command) {
 	v := s.server(c.Backend)
 	o := prev.Operation
+	if next.Timeline > prev.Timeline {
+		s.truth.left = prev.Timeline
+	}
 	missing := s.missing(v)
 	was := prev.Primary + prev.Former
 	lossy := o != nil && o.Kind == cluster.Failover && o.Old != c.Backend && s.shape.sync == "" ||

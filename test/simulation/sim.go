@@ -56,7 +56,7 @@ type shape struct {
 func newSim(seed uint64, m mutant, out func(string)) *sim {
 	s := &sim{seed: seed, mutant: m, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), out: out}
 	s.shape = s.drawShape()
-	s.healed = 20*time.Second + s.between(0, 10*time.Second)
+	s.healed = 16*time.Second + s.between(0, 10*time.Second)
 	s.net = newNetwork(3)
 	s.states = []*cluster.State{{}}
 	s.changedAt = []time.Duration{0}
@@ -113,7 +113,7 @@ func (s *sim) drawShape() shape {
 	h.faults = 2 + s.rng.IntN(10)
 	h.switches = s.chance(0.4)
 	h.meddling = s.chance(0.2)
-	return h
+	return s.mutant.shape(h)
 }
 
 // chance is true with probability p.

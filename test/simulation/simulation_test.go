@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 2000, "schedules to play")
+	seeds = flag.Int("seeds", schedules, "schedules to play")
 	first = flag.Uint64("first", 1, "seed of the first")
 	most  = flag.Int("most", 3, "violations after which to end")
 	only  = flag.Uint64("seed", 0, "the one schedule to play, with its trace")
@@ -60,4 +60,48 @@ func TestSchedules(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestMutants makes one mistake at a time and wants it found, as a violation of the
+// rule that it breaks, within so many schedules.
+func TestMutants(t *testing.T) {
+	for m, want := range map[mutant]struct {
+		rules string // any of them
+		seeds uint64
+	}{
+		grantWithoutRound:     {"S1 S2", 2000},
+		grantBeforeBarrier:    {"S1 S2", 2000},
+		countFromReceipt:      {"S1 S2", 2000},
+		takeUnapplied:         {"S1 S2", 2000},
+		routeWithoutLease:     {"S1", 100},
+		forwardWithoutLease:   {"S1 S2", 500},
+		noBarrier:             {"S1 S2", 500},
+		noWaitAfterElection:   {"S1 S2", 2000},
+		acknowledgeEarly:      {"S1 S2", 500},
+		promoteWithoutConfirm: {"S3", 2000},
+		oneVoterIsEnough:      {"S4", 500},
+		notTheNewest:          {"S5", 2000},
+		syncForgotten:         {"S5", 2000},
+		markForgotten:         {"S6", 2000},
+		newerTimelineTouched:  {"S6", 2000},
+		sameTimelineRewound:   {"S6", 2000},
+		wipedVoterVotes:       {"raft", 2000},
+	} {
+		t.Run(m.String(), func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= want.seeds; seed++ {
+				err := play(seed, m)
+				if err == nil {
+					continue
+				}
+				for rule := range strings.FieldsSeq(want.rules) {
+					if strings.Contains(err.Error(), ": "+rule+":") {
+						t.Logf("found by seed %d: %v", seed, err)
+						return
+					}
+				}
+			}
+			t.Errorf("not found by %d schedules", want.seeds)
+		})
+	}
 }
