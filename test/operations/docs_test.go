@@ -26,7 +26,7 @@ func TestDocumentedCommandsExist(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	mention := regexp.MustCompile("(?:^    |`|; |sudo |\\| |-u postgres |bin/)(pgproxy-pcp|pgproxy)((?: [a-z][a-z-]*)+)((?: [A-Za-z0-9./:<>=-]+)*)")
+	mention := regexp.MustCompile("(?:^    |`|sudo |\\| |-u postgres |    bin/)(pgproxy-pcp|pgproxy)((?: [a-z][a-z-]*)+)((?: [A-Za-z0-9./:<>=-]+)*)")
 	found := 0
 	for _, page := range pages {
 		for line := range strings.Lines(readFile(t, filepath.Join(root, page))) {
@@ -49,13 +49,16 @@ func TestDocumentedCommandsExist(t *testing.T) {
 }
 
 // checkCommand asks the program for the help of the longest command that words
-// begin with; the rest are arguments.
+// begin with; the rest are arguments, where that command has no others below it.
 func checkCommand(dir, program string, words []string, rest string) string {
 	help := ""
 	for n := min(2, len(words)); n > 0 && help == ""; n-- {
 		out, err := exec.Command(filepath.Join(dir, program), append(words[:n:n], "--help")...).CombinedOutput()
 		if err == nil && regexp.MustCompile(`(?m)^  `+program+` `+strings.Join(words[:n], " ")+`( |$)`).Match(out) {
 			help = string(out)
+			if _, below, ok := strings.Cut(help, "\nAvailable Commands:\n"); ok && n < len(words) && !strings.Contains(below, "\n  "+words[n]+" ") {
+				return "no such command below " + words[n-1]
+			}
 		}
 	}
 	if help == "" {
