@@ -77,21 +77,26 @@ func TestPromote(t *testing.T) {
 		err   string
 	}{
 		{
-			"done", []cluster.Command{to(cluster.PhaseBarrier), to(cluster.PhaseStop), promoteH2, adopt("h2", 4)},
+			"done",
+			[]cluster.Command{to(cluster.PhaseBarrier), to(cluster.PhaseStop), promoteH2, adopt("h2", 4)},
 			"h2 is the primary on timeline 4", "",
 		},
 		{
-			"the old primary is started again", []cluster.Command{to(cluster.PhaseBarrier), to(cluster.PhaseStop), restart, adopt("h1", 3)},
+			"the old primary is started again",
+			[]cluster.Command{to(cluster.PhaseBarrier), to(cluster.PhaseStop), restart, adopt("h1", 3)},
 			"", "the switchover to h2 has failed, h1 is the primary: switchover: restart: h2 has not received the shutdown checkpoint",
 		},
 		{
-			"given up", []cluster.Command{giveUp},
+			"given up",
+			[]cluster.Command{giveUp},
 			"", "the switchover to h2 has failed: switchover given up: statements still run on h1",
 		},
 		{
-			"abandoned", []cluster.Command{
+			"abandoned",
+			[]cluster.Command{
 				to(cluster.PhaseBarrier), to(cluster.PhaseStop), promoteH2, abandon,
-				{Kind: cluster.KindAdvance, Phase: cluster.PhasePromote, Backend: "h3"}, adopt("h3", 4),
+				{Kind: cluster.KindAdvance, Phase: cluster.PhasePromote, Backend: "h3"},
+				adopt("h3", 4),
 			},
 			"", "the switchover to h2 has failed, h3 is the primary: promotion abandoned, to be rebuilt: not promoted within 30s",
 		},
@@ -134,15 +139,18 @@ func TestRecover(t *testing.T) {
 	}{
 		{"done", cluster.Command{Kind: cluster.KindRecovered, Backend: "h2", Reason: "it streams"}, "h2 is recovered", ""},
 		{
-			"failed", cluster.Command{Kind: cluster.KindRecoverFailed, Backend: "h2", Reason: "no space left on device"},
+			"failed",
+			cluster.Command{Kind: cluster.KindRecoverFailed, Backend: "h2", Reason: "no space left on device"},
 			"", "the recovery of h2 has failed: no space left on device",
 		},
 		{
-			"removed", cluster.Command{Kind: cluster.KindConfigure, Backends: []cluster.Spec{{Name: "h1", Address: "10.77.0.11:5432", Weight: 1, Agent: "h1"}}},
+			"removed",
+			cluster.Command{Kind: cluster.KindConfigure, Backends: []cluster.Spec{{Name: "h1", Address: "10.77.0.11:5432", Weight: 1, Agent: "h1"}}},
 			"", "h2 was removed from the configuration",
 		},
 		{
-			"another", cluster.Command{Kind: cluster.KindRecover, Backend: "h2"},
+			"another",
+			cluster.Command{Kind: cluster.KindRecover, Backend: "h2"},
 			"", "another recovery of h2 has begun",
 		},
 	} {

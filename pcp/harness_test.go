@@ -56,6 +56,7 @@ type fixture struct {
 	mu struct {
 		sync.Mutex
 		reports map[string]cluster.Reported
+		ages    map[string]time.Duration // of the reports
 		status  WatchdogStatus
 	}
 	stopped atomic.Bool
@@ -105,6 +106,7 @@ func (f *fixture) newDeps() Deps {
 			defer f.mu.Unlock()
 			reports := make(map[string]cluster.Reported)
 			for name, r := range f.mu.reports {
+				r.At = time.Now().Add(-f.mu.ages[name])
 				reports[name] = r
 			}
 			return reports, nil
@@ -185,6 +187,13 @@ func (f *fixture) report(member string, change func(*cluster.Reported)) {
 	r.Member, r.Links = member, []cluster.Link{{Address: "10.77.0.100/24", Carrier: true, Gateway: true}}
 	change(&r)
 	f.mu.reports[member] = r
+}
+
+// age lets a member's last report be older than that.
+func (f *fixture) age(member string, age time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.ages = map[string]time.Duration{member: age + time.Millisecond}
 }
 
 func (f *fixture) local(member string, l cluster.Local) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +96,7 @@ func (s *Server) propose(ctx context.Context, r *request, c cluster.Command) (ne
 			"the leader has not answered within %v; the order may have been taken all the same, see events", orderTimeout)
 	}
 	if err != nil {
-		return next, false, fmt.Errorf("the order was not taken: %w", err)
+		return next, false, fmt.Errorf("the order has failed: %w", err)
 	}
 	return next, true, nil
 }
@@ -170,12 +172,12 @@ func (s *Server) addMember(ctx context.Context, r *request) error {
 	if host, port, err := net.SplitHostPort(o.Address); err != nil || host == "" || host == "*" || !isPort(port) {
 		return refuse(http.StatusBadRequest, "address %q is not host:port", o.Address)
 	}
-	for _, m := range s.deps.Watchdog().Members {
-		if m.Name == o.Name && m.Address == o.Address {
-			return conflict("%s is a member already", o.Name)
-		}
-		if m.Name != o.Name && m.Address == o.Address {
+	for _, m := range s.members() {
+		switch {
+		case m.Name != o.Name && m.Address == o.Address:
 			return conflict("%s is the address of member %s", o.Address, m.Name)
+		case m.Name == o.Name && m.Address == o.Address && (m.State == stateLeader || m.State == stateFollower):
+			return conflict("%s is a member already", o.Name)
 		}
 	}
 	err := s.member(ctx, func(ctx context.Context) error { return s.deps.AddMember(ctx, o.Name, o.Address, o.Witness) })
@@ -197,7 +199,7 @@ func (s *Server) removeMember(ctx context.Context, r *request) error {
 	if err := text("name", o.Name); err != nil {
 		return err
 	}
-	members := s.deps.Watchdog().Members
+	members := s.members()
 	if !hasMember(members, o.Name) {
 		return conflict("no member %q", o.Name)
 	}
@@ -218,9 +220,14 @@ func (s *Server) member(ctx context.Context, change func(context.Context) error)
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	if err := change(ctx); err != nil {
-		return fmt.Errorf("the order was not taken: %w", err)
+		return fmt.Errorf("the order has failed: %w", err)
 	}
 	return nil
+}
+
+// members returns those who are, without those who only stand in a file.
+func (s *Server) members() []MemberStatus {
+	return slices.DeleteFunc(slices.Clone(s.deps.Watchdog().Members), func(m MemberStatus) bool { return m.State == stateNone })
 }
 
 func hasMember(members []MemberStatus, name string) bool {
@@ -272,7 +279,7 @@ func (s *Server) mayMove(ctx context.Context, o addressOrder) (string, error) {
 	if address == "" {
 		return "", conflict("no virtual address %q", o.Address)
 	}
-	if !hasMember(s.deps.Watchdog().Members, o.Member) {
+	if !hasMember(s.members(), o.Member) {
 		return "", conflict("no member %q", o.Member)
 	}
 	reports, err := s.reports(ctx)
@@ -300,7 +307,7 @@ func (s *Server) mayMove(ctx context.Context, o addressOrder) (string, error) {
 	return "", conflict("the configuration of %s does not have %s", o.Member, address)
 }
 
-// reports asks the leader.
+// reports asks the leader, and leaves out who has not reported of late.
 func (s *Server) reports(ctx context.Context) (map[string]cluster.Reported, error) {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
@@ -308,6 +315,8 @@ func (s *Server) reports(ctx context.Context) (map[string]cluster.Reported, erro
 	if err != nil {
 		return nil, refuse(http.StatusServiceUnavailable, "ask the leader for the members' reports: %v", err)
 	}
+	now := time.Now()
+	maps.DeleteFunc(reports, func(_ string, r cluster.Reported) bool { return now.Sub(r.At) > staleAfter })
 	return reports, nil
 }
 

@@ -77,6 +77,12 @@ func TestOrders(t *testing.T) {
 			func(s *cluster.State) bool { return s.Addresses[0].Holder == "h3" },
 		},
 		{add("h5", "10.77.0.16:9000"), "h5 is a witness", nil},
+		{
+			func(ctx context.Context, c *Client) (string, error) { // it lost its disk, and waits to be added
+				return c.AddMember(ctx, "h3", "10.77.0.13:9000", false)
+			},
+			"h3 is a member", nil,
+		},
 		{remove("w"), "w is no member any more", nil},
 		{
 			func(ctx context.Context, c *Client) (string, error) { return c.Kill(ctx, 7) }, "session 7 is ended",
@@ -182,8 +188,11 @@ func TestRefused(t *testing.T) {
 
 		{"add twice", nil, add("h2", "10.77.0.12:9000"), "h2 is a member already"},
 		{"add with another's address", nil, add("h5", "10.77.0.12:9000"), "10.77.0.12:9000 is the address of member h2"},
-		{"add what is refused", nil, add("refused", "10.77.0.17:9000"), "the order was not taken: it speaks another format"},
+		{"add what is refused", nil, add("refused", "10.77.0.17:9000"), "the order has failed: it speaks another format"},
 		{"add without a quorum", lost, add("h5", "10.77.0.16:9000"), "h1 has no quorum of members; nothing was changed"},
+		{"move to one that has not reported of late", func(f *fixture) { f.age("h2", staleAfter) }, move("10.77.0.100", "h2"), "h2 is not connected with the leader"},
+		{"promote where the agent has not reported of late", func(f *fixture) { f.age("h2", staleAfter) }, promote("h2"), "the agent of h2, member h2, does not report"},
+		{"remove who only stands in the file", func(f *fixture) { f.mu.status.Members[2].State = "not a member" }, remove("h3"), `no member "h3"`},
 		{"remove nobody", nil, remove("h9"), `no member "h9"`},
 		{"remove the only one", func(f *fixture) { f.mu.status.Members = f.mu.status.Members[:1] }, remove("h1"), "h1 is the only member"},
 
@@ -220,7 +229,7 @@ func (l *lateCluster) Propose(context.Context, cluster.Command) (cluster.State, 
 // TestNotTaken: what the log refuses is told, and a timeout says that nobody knows.
 func TestNotTaken(t *testing.T) {
 	for err, want := range map[error]string{
-		cluster.ErrEpoch:         "the order was not taken: the cluster state has changed",
+		cluster.ErrEpoch:         "the order has failed: the cluster state has changed",
 		context.DeadlineExceeded: "the leader has not answered within 10s; the order may have been taken all the same, see events",
 	} {
 		f := newFixture(t)

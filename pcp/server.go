@@ -33,6 +33,7 @@ const (
 	orderTimeout  = 10 * time.Second // for the log, or the watchdog
 	reportTimeout = 2 * time.Second  // for the leader's table
 	promoteWait   = 10 * time.Minute // for a switchover to end, in one of its ways
+	staleAfter    = 5 * time.Second  // the age of a report that tells nothing any more; they come four times a second
 )
 
 // reopenPause is between two attempts to open a listener. An operator's interface
@@ -60,10 +61,12 @@ type Deps struct {
 	Managed bool
 
 	Cluster Cluster
-	// Reports returns the leader's table, by member. An error is shown as not known.
+	// Reports returns the leader's table, by member, At by this member's clock. The map
+	// is the server's. An error is shown as not known.
 	Reports func(ctx context.Context) (map[string]cluster.Reported, error)
 
-	// Watchdog returns what this member's watchdog knows; of a lone proxy too.
+	// Watchdog returns what the leader's watchdog says, or this member's when nobody
+	// leads; of a lone proxy too.
 	Watchdog     func() WatchdogStatus
 	AddMember    func(ctx context.Context, name, address string, witness bool) error
 	RemoveMember func(ctx context.Context, name string) error

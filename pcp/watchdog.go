@@ -17,13 +17,20 @@ type Watchdog struct {
 type Member struct {
 	Name    string   `json:"name"`
 	Address string   `json:"address"`
-	State   string   `json:"state"` // leader, follower, joining, lost; unknown without a leader
+	State   string   `json:"state"` // leader, follower, joining, lost, not a member; unknown without a leader
 	VIP     []string `json:"vip"`   // virtual addresses that the State gives it
 	Witness bool     `json:"witness"`
 	Differs string   `json:"differs"` // how its configuration file differs from the State; "" it does not
 }
 
-// WatchdogStatus is what the watchdog of this member knows.
+// The states of members that orders depend on.
+const (
+	stateLeader   = "leader"
+	stateFollower = "follower"
+	stateNone     = "not a member" // it only stands in a configuration file
+)
+
+// WatchdogStatus is what the watchdog knows.
 type WatchdogStatus struct {
 	Leader  string
 	Term    uint64
@@ -31,7 +38,7 @@ type WatchdogStatus struct {
 	Members []MemberStatus
 }
 
-// MemberStatus is one member of the watchdog's configuration in force.
+// MemberStatus is one member, or one that only stands in a configuration file.
 type MemberStatus struct {
 	Name    string
 	Address string

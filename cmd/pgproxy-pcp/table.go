@@ -99,9 +99,17 @@ func printable(s string) string {
 
 func nodesTable(nodes []pcp.Node, now time.Time) string {
 	columns := []column{
-		{name: "NAME", least: 6}, {name: "ADDRESS", least: 10}, {name: "STATUS"}, {name: "ROLE"},
-		{name: "WT", right: true}, {name: "TL", right: true}, {name: "LAG", right: true}, {name: "AGE", right: true},
-		{name: "STATE", least: 6}, {name: "SYNC", least: 4}, {name: "SINCE"},
+		{name: "NAME", least: 6},
+		{name: "ADDRESS", least: 10},
+		{name: "STATUS"},
+		{name: "ROLE"},
+		{name: "WT", right: true},
+		{name: "TL", right: true},
+		{name: "LAG", right: true},
+		{name: "AGE", right: true},
+		{name: "STATE", least: 6},
+		{name: "SYNC", least: 4},
+		{name: "SINCE"},
 	}
 	rows := make([][]string, len(nodes))
 	for i, n := range nodes {
@@ -122,8 +130,12 @@ func watchdogTable(w pcp.Watchdog, _ time.Time) string {
 	text := fmt.Sprintf("%s, term %d, %s, failover %s\n\n", leader, w.Term,
 		map[bool]string{false: "NO QUORUM", true: "quorum"}[w.Quorum], map[bool]string{false: "OFF", true: "on"}[w.Failover])
 	columns := []column{
-		{name: "NAME", least: 8}, {name: "ADDRESS", least: 12}, {name: "STATE"}, {name: "KIND"},
-		{name: "ADDRESSES HELD", least: 14}, {name: "CONFIGURATION", least: 13},
+		{name: "NAME", least: 8},
+		{name: "ADDRESS", least: 12},
+		{name: "STATE"},
+		{name: "KIND"},
+		{name: "ADDRESSES HELD", least: 14},
+		{name: "CONFIGURATION", least: 13},
 	}
 	rows := make([][]string, len(w.Members))
 	for i, m := range w.Members {
@@ -141,8 +153,14 @@ func watchdogTable(w pcp.Watchdog, _ time.Time) string {
 
 func healthTable(all []pcp.Health, now time.Time) string {
 	columns := []column{
-		{name: "NAME", least: 8}, {name: "STATUS"}, {name: "LSN", right: true}, {name: "TOOK", right: true},
-		{name: "CHECKS", right: true}, {name: "FAILED", right: true}, {name: "LAST FAILED"}, {name: "AGENT"},
+		{name: "NAME", least: 8},
+		{name: "STATUS"},
+		{name: "LSN", right: true},
+		{name: "TOOK", right: true},
+		{name: "CHECKS", right: true},
+		{name: "FAILED", right: true},
+		{name: "LAST FAILED"},
+		{name: "AGENT"},
 	}
 	var said strings.Builder
 	rows := make([][]string, len(all))
@@ -186,8 +204,11 @@ func remarks(h pcp.Health) []string {
 
 func poolsTable(pools []pcp.Pool, _ time.Time) string {
 	columns := []column{
-		{name: "BACKEND", least: 8}, {name: "DATABASE", least: 10}, {name: "USER", least: 10},
-		{name: "IDLE", right: true}, {name: "USED", right: true},
+		{name: "BACKEND", least: 8},
+		{name: "DATABASE", least: 10},
+		{name: "USER", least: 10},
+		{name: "IDLE", right: true},
+		{name: "USED", right: true},
 	}
 	rows := make([][]string, len(pools))
 	for i, p := range pools {
@@ -198,8 +219,14 @@ func poolsTable(pools []pcp.Pool, _ time.Time) string {
 
 func sessionsTable(sessions []pcp.Session, now time.Time) string {
 	columns := []column{
-		{name: "ID", right: true}, {name: "USER", least: 8}, {name: "DATABASE", least: 8}, {name: "CLIENT", least: 12},
-		{name: "APPLICATION", least: 11}, {name: "STATE", least: 8}, {name: "BACKEND", least: 8}, {name: "BEGAN"},
+		{name: "ID", right: true},
+		{name: "USER", least: 8},
+		{name: "DATABASE", least: 8},
+		{name: "CLIENT", least: 12},
+		{name: "APPLICATION", least: 11},
+		{name: "STATE", least: 8},
+		{name: "BACKEND", least: 8},
+		{name: "BEGAN"},
 	}
 	rows := make([][]string, len(sessions))
 	for i, s := range sessions {
