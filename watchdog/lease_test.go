@@ -374,7 +374,13 @@ func (m *member) leadNow() {
 func TestNewLeaderComesSoon(t *testing.T) {
 	var took []time.Duration
 	for range 5 {
-		g, old := newLeased(t)
+		g := newGroup(t, "h1", "h2", "h3")
+		g.cfg.Heartbeat, g.cfg.LeaderLease = Default().Heartbeat, Default().LeaderLease
+		g.start()
+		old := g.leader()
+		for _, m := range g.running() {
+			g.until(m.name+" is ready", func() bool { return isReady(m) })
+		}
 		began := time.Now()
 		go old.cancel()
 		g.until("another leads", func() bool {

@@ -173,6 +173,13 @@ func (w *Watchdog) enter(ctx context.Context, n *node) string {
 // compare returns how the file and raft's configuration differ. A member of the file
 // that belongs to another cluster ends this one: both would lead the same backends.
 func (w *Watchdog) compare(ctx context.Context, n *node) string {
+	if w.leaderAddress() == "" {
+		for name, h := range w.greet(ctx) {
+			if h.Leader != "" && h.Cluster == n.cluster() && !strings.HasPrefix(string(h.Leader), n.id+"@") {
+				return fmt.Sprintf("%s has a leader and this member has none: it was removed, or %s does not reach it", name, nameOf(h.Leader))
+			}
+		}
+	}
 	known := map[string]bool{}
 	for _, s := range n.servers() {
 		known[nameOf(s.ID)] = true
@@ -247,13 +254,16 @@ func (l *leadership) settleMembers() error {
 	for _, s := range l.n.servers() {
 		_, now := splitAddress(s.Address)
 		at, known := addresses[string(s.ID)]
+		if known && s.Suffrage != raft.Voter { // an earlier leader began to take it in
+			if err := l.replace(joinRequest{ID: string(s.ID), Address: at}); err != nil {
+				return err
+			}
+			continue
+		}
 		if !known || at == now {
 			continue
 		}
 		l.w.log.Info("watchdog: address of a member changed", "member", nameOf(s.ID), "address", at)
-		if s.Suffrage != raft.Voter {
-			continue // it is joining
-		}
 		if err := l.n.raft.AddVoter(s.ID, serverAddress(string(s.ID), at), 0, writeTimeout).Error(); err != nil {
 			return fmt.Errorf("change address of %s: %w", nameOf(s.ID), err)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgproxy/pgproxy/internal/identity"
@@ -87,6 +88,60 @@ func TestWipedMemberRejoinsAsAnother(t *testing.T) {
 	}
 }
 
+// Two hosts with one name, one of them new: the one that works stays.
+func TestSecondOfOneNameIsNotTakenIn(t *testing.T) {
+	g, leader := newLeased(t)
+	for name := range g.members {
+		q := joinRequest{ID: newID(name), Address: freeAddress(t)}
+		g.until("it is refused", func() bool {
+			l := leader.leader.Load()
+			if l == nil {
+				leader = g.leader()
+				return false
+			}
+			err := l.join(name, q)
+			if err == nil {
+				t.Fatalf("a second %s is taken in", name)
+			}
+			return strings.Contains(err.Error(), "alive")
+		})
+	}
+	if got := len(leader.node.Load().servers()); got != 3 {
+		t.Errorf("%d servers", got)
+	}
+}
+
+// A leader that ends between the steps of taking a member in leaves the rest to the
+// next one.
+func TestNextLeaderTakesIn(t *testing.T) {
+	g, leader := newLeased(t)
+	wiped := g.followers(leader)[0]
+	old := wiped.node.Load().id
+	if err := wiped.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(wiped.dir); err != nil {
+		t.Fatal(err)
+	}
+	wiped.tune = func(c *Config) { // it knows nobody whom it could ask itself
+		c.Members = []Member{*c.member(wiped.name), {Name: "h9", Address: "127.0.0.1:1"}}
+	}
+	wiped.start()
+	g.until("it is up", func() bool { return wiped.node.Load() != nil })
+	n := wiped.node.Load()
+	g.changeMembers(func(r *raft.Raft) error {
+		return r.AddNonvoter(raft.ServerID(n.id), n.address, 0, 0).Error()
+	})
+	g.until("it has a vote", n.voter)
+	g.until("its old self is gone", func() bool { return g.leader().node.Load().server(old) == nil })
+}
+
+// changeMembers has whoever leads do it.
+func (g *group) changeMembers(do func(*raft.Raft) error) {
+	g.t.Helper()
+	g.until("the leader has done it", func() bool { return do(g.leader().node.Load().raft) == nil })
+}
+
 // A majority that lost its disks must not forget what the third one knows.
 func TestWipedMajorityWaits(t *testing.T) {
 	g, leader := newLeased(t)
@@ -143,9 +198,7 @@ func TestAddAndRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.until("h4 has the state", func() bool { return h4.State().Epoch == want.Epoch && isReady(h4) })
-	if got := strings.Join(h4.Voters(), " "); got != "h1 h2 h3 h4" {
-		t.Errorf("voters %s", got)
-	}
+	g.until("h4 has a vote", func() bool { return strings.Join(h4.Voters(), " ") == "h1 h2 h3 h4" })
 	if err := follower.Add(g.context(), "h4", address, false); err == nil {
 		t.Error("a member is added again")
 	}
@@ -154,6 +207,9 @@ func TestAddAndRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.until("the removed one holds no lease", func() bool { return !time.Now().Before(follower.Held()) })
+	g.until("the removed one can say why", func() bool {
+		return strings.Contains(follower.compare(g.context(), follower.node.Load()), "it was removed")
+	})
 	if err := h4.Remove(g.context(), follower.name); !errors.Is(err, ErrNotMember) {
 		t.Errorf("removed twice: %v", err)
 	}

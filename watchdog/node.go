@@ -23,6 +23,9 @@ var (
 const (
 	// openTimeout is how long another process may hold raft.db.
 	openTimeout = 3 * time.Second
+	// commitTimeout is how often the leader repeats what is committed. Nobody waits
+	// for it: an entry that matters is followed by a barrier.
+	commitTimeout = 250 * time.Millisecond
 	// closeTimeout bounds the wait for raft at the end: a disk that hangs must not
 	// hold the process.
 	closeTimeout = time.Second
@@ -47,6 +50,9 @@ func (w *Watchdog) open(in *listener) (n *node, err error) {
 		if r := recover(); r != nil {
 			err = damaged(w.deps.DataDir, fmt.Errorf("%v", r))
 		}
+		if err != nil && n != nil {
+			n.silence()
+		}
 	}()
 	if err := os.MkdirAll(w.deps.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data_dir: %w", err)
@@ -65,8 +71,7 @@ func (w *Watchdog) open(in *listener) (n *node, err error) {
 	}
 	n = &node{store: store, notify: make(chan bool, 1), observed: make(chan raft.Observation, 16), started: make(chan struct{})}
 	if err := w.start(n, in); err != nil {
-		n.silence()
-		return nil, errors.Join(err, store.Close())
+		return n, errors.Join(err, store.Close())
 	}
 	return n, nil
 }
@@ -130,6 +135,7 @@ func (w *Watchdog) raftConfig(n *node) *raft.Config {
 	c.HeartbeatTimeout, c.ElectionTimeout = w.cfg.Heartbeat, w.cfg.Heartbeat
 	c.LeaderLeaseTimeout = w.cfg.LeaderLease
 	c.NotifyCh = n.notify
+	c.CommitTimeout = commitTimeout
 	c.SnapshotThreshold, c.TrailingLogs = 2048, 1024
 	c.NoLegacyTelemetry = true
 	return c
@@ -208,7 +214,11 @@ func (n *node) cluster() string {
 // greeted decides about an incoming connection of raft. An empty member belongs to
 // the cluster that addresses it first.
 func (n *node) greeted(g greeting) error {
-	<-n.started
+	select {
+	case <-n.started:
+	case <-time.After(handshakeTimeout):
+		return errors.New("this member is not up yet")
+	}
 	if g.To != n.id {
 		return fmt.Errorf("the connection is for %s, this is %s", g.To, n.id)
 	}
