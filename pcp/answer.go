@@ -21,6 +21,7 @@ type answer struct {
 	control *http.ResponseController
 	status  int // 0 until something is written
 	done    string
+	by      string // who asked
 }
 
 func newAnswer(w http.ResponseWriter) *answer {

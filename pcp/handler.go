@@ -120,6 +120,7 @@ func (s *Server) answer(r *http.Request, name string, run verb, out *answer) err
 	if err != nil {
 		return err
 	}
+	out.by = by
 	if run == nil || name == "" {
 		return refuse(http.StatusNotFound, "unknown request %s %s", r.Method, r.URL.Path)
 	}
@@ -158,8 +159,8 @@ func (s *Server) report(r *http.Request, name string, out *answer, err error) {
 		return
 	}
 	if err != nil {
-		s.log.Info("operator's request failed", "verb", name, "error", err)
+		s.log.Info("operator's request failed", "verb", name, "by", out.by, "error", err)
 		return
 	}
-	s.log.Info("operator's order", "verb", name, "result", out.done)
+	s.log.Info("operator's order", "verb", name, "by", out.by, "result", out.done)
 }

@@ -15,7 +15,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pgproxy_pcp_requests_total",
-		Help: "Requests of operators, by verb and HTTP status; a stream counts when it begins.",
+		Help: "Requests of operators, by verb and HTTP status; a stream counts when it ends.",
 	}, []string{"verb", "status"})}
 	if err := reg.Register(m.requests); err != nil {
 		return nil, fmt.Errorf("register metrics of pcp: %w", err)

@@ -146,7 +146,7 @@ func watchdogTable(w pcp.Watchdog, _ time.Time) string {
 		if m.Differs != "" {
 			configuration = m.Differs
 		}
-		rows[i] = []string{m.Name, m.Address, m.State, kind, orDash(strings.Join(m.VIP, " ")), configuration}
+		rows[i] = []string{m.Name, orDash(m.Address), m.State, kind, orDash(strings.Join(m.VIP, " ")), configuration}
 	}
 	return text + table(columns, rows)
 }
@@ -286,7 +286,7 @@ func seconds(s float64) string {
 	return fmt.Sprintf("%.0fd", s/86400)
 }
 
-func milliseconds(s float64) string { return fmt.Sprintf("%.0f ms", s*1000) }
+func milliseconds(s float64) string { return fmt.Sprintf("%.1f ms", s*1000) }
 
 func percent(f float64) string { return fmt.Sprintf("%.0f%%", 100*f) }
 
