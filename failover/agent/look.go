@@ -85,7 +85,8 @@ func (a *Agent) lookAtControl(ctx context.Context, dir string, s *seen) error {
 }
 
 // lookQuery is answered in the order of its statements: that there is no
-// walreceiver is seen before the positions are, so that they do not grow any more.
+// walreceiver is seen before the positions are, so that they do not grow any more. A
+// walreceiver whose source lacks the log streams, too, for some milliseconds.
 const lookQuery = `SELECT
 	current_setting('data_directory'), current_setting('config_file'), current_setting('hba_file'), current_setting('ident_file'),
 	current_setting('server_version_num'), pg_size_bytes(current_setting('wal_segment_size')),
@@ -93,7 +94,8 @@ const lookQuery = `SELECT
 	current_setting('wal_log_hints') = 'on' OR current_setting('data_checksums') = 'on',
 	(SELECT system_identifier FROM pg_control_system()),
 	EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
-	(SELECT status FROM pg_stat_wal_receiver), (SELECT received_tli FROM pg_stat_wal_receiver),
+	(SELECT status FROM pg_stat_wal_receiver JOIN pg_stat_activity USING (pid) WHERE backend_start < clock_timestamp() - interval '200 ms'),
+	(SELECT received_tli FROM pg_stat_wal_receiver),
 	(SELECT coalesce(wait_event, '') FROM pg_stat_activity WHERE backend_type = 'startup');
 SELECT
 	CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END,

@@ -104,17 +104,17 @@ func (l *loop) drain() {
 	}
 }
 
-// untilNext returns when the loop has to look again by itself.
+// untilNext returns when the loop has to look, or to try something again, by itself.
 func (l *loop) untilNext() time.Duration {
+	wait := l.interval() - time.Since(l.last.ended)
 	switch {
 	case l.looking:
-		return time.Hour // until it ends
+		wait = time.Hour // its end wakes the loop
+	case len(l.asked) > 0 || !l.fresh && l.task == nil:
+		wait = 0
 	case !l.quiet.IsZero() && time.Since(l.quiet) < 2*quietWait:
-		return quietWait
-	case !l.fresh && l.task == nil:
-		return time.Millisecond
+		wait = quietWait
 	}
-	wait := l.interval() - time.Since(l.last.ended)
 	for _, t := range l.view.Tried {
 		if until := time.Until(t.Again); !t.Final && until > 0 {
 			wait = min(wait, until)
@@ -293,6 +293,9 @@ func (l *loop) taskEnded(err error) {
 	}
 	if cancelled {
 		return
+	}
+	if _, ok := errors.AsType[*unconfirmedError](err); ok && !stops(s.Action) || s.Action == ActionKill {
+		l.fresh = ok // nothing was done
 	}
 	l.failed(s, err)
 }

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // TestMain runs the tests as the user postgres when root runs them: an agent refuses
@@ -87,4 +90,14 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return out.Close()
+}
+
+// counted reads a counter.
+func counted(t *testing.T, c prometheus.Counter) int {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return int(m.GetCounter().GetValue())
 }
