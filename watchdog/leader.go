@@ -27,6 +27,7 @@ type leadership struct {
 	n     *node
 	term  uint64
 	since time.Time // when this process saw that it leads
+	over  <-chan struct{}
 	end   context.CancelFunc
 	wg    sync.WaitGroup
 	round rounds
@@ -79,7 +80,7 @@ func (w *Watchdog) followLeader(ctx context.Context) {
 			stop()
 			if leads {
 				leading, end := context.WithCancel(ctx)
-				l = w.newLeadership(n, end)
+				l = w.newLeadership(n, leading.Done(), end)
 				starting.Go(func() { l.run(leading) })
 			}
 		case <-n.observed:
@@ -105,9 +106,9 @@ func (w *Watchdog) sayLeader(name string, term uint64) {
 	}
 }
 
-func (w *Watchdog) newLeadership(n *node, end context.CancelFunc) *leadership {
+func (w *Watchdog) newLeadership(n *node, over <-chan struct{}, end context.CancelFunc) *leadership {
 	l := &leadership{
-		w: w, n: n, end: end, term: n.raft.CurrentTerm(), since: time.Now(),
+		w: w, n: n, over: over, end: end, term: n.raft.CurrentTerm(), since: time.Now(),
 		work: make(chan struct{}, 1),
 	}
 	l.round.wake = make(chan struct{}, 1)

@@ -21,7 +21,7 @@ const (
 
 const (
 	handshakeTimeout = 5 * time.Second
-	maxHandshakes    = 64  // under way at once; strangers wait behind them
+	maxHandshakes    = 256 // under way at once; strangers wait behind them
 	maxConnections   = 512 // of members
 )
 

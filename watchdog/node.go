@@ -136,6 +136,7 @@ func (w *Watchdog) raftConfig(n *node) *raft.Config {
 	c.LeaderLeaseTimeout = w.cfg.LeaderLease
 	c.NotifyCh = n.notify
 	c.CommitTimeout = commitTimeout
+	c.ShutdownOnRemove = false // a leader that was removed is a member without a vote, as others are
 	c.SnapshotThreshold, c.TrailingLogs = 2048, 1024
 	c.NoLegacyTelemetry = true
 	return c
@@ -292,6 +293,7 @@ func (n *node) close() error {
 	go func() {
 		defer close(drain)
 		err := n.raft.Shutdown().Error()
+		n.silence()
 		done <- errors.Join(err, n.store.Close())
 	}()
 	select {

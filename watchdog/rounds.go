@@ -58,6 +58,8 @@ func (l *leadership) confirm(ctx context.Context) (round, error) {
 	select {
 	case r := <-done:
 		return r, r.err
+	case <-l.over:
+		return round{}, ErrNotLeader
 	case <-ctx.Done():
 		return round{}, fmt.Errorf("confirm the leadership: %w", ctx.Err())
 	}
@@ -67,7 +69,6 @@ func (l *leadership) runRounds(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			l.answer(round{err: ErrNotLeader})
 			return
 		case <-l.round.wake:
 		}
@@ -85,16 +86,6 @@ func (l *leadership) runRounds(ctx context.Context) {
 			done <- r
 		}
 	}
-}
-
-// answer answers all who wait without a round.
-func (l *leadership) answer(r round) {
-	l.round.mu.Lock()
-	defer l.round.mu.Unlock()
-	for _, done := range l.round.mu.waiting {
-		done <- r
-	}
-	l.round.mu.waiting = nil
 }
 
 // ask makes one round: a fresh nonce goes to every voter, and a majority, this
