@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,6 +11,7 @@ import (
 	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/internal/identity"
 	"github.com/pgproxy/pgproxy/pcp"
+	"github.com/pgproxy/pgproxy/proxy"
 )
 
 // newOperator makes the operator's interface; nil where none is asked for.
@@ -25,15 +27,51 @@ func (m *member) newOperator(id *identity.Identity, registry prometheus.Register
 	if id != nil {
 		members = id.ServerTLS(pcp.Protocol)
 	}
-	return pcp.New(m.cfg.PCP, pcp.Deps{
+	return pcp.New(m.cfg.PCP, m.operatorDeps(members, token, registry))
+}
+
+func (m *member) operatorDeps(members *tls.Config, token string, registry prometheus.Registerer) pcp.Deps {
+	return pcp.Deps{
 		Member: m.cfg.Name, Managed: m.cfg.Failover.Mode == failover.ModeManaged,
 		Cluster: m.watchdog, Reports: m.watchdog.AllReports,
 		Watchdog: m.watchdogStatus, AddMember: m.watchdog.Add, RemoveMember: m.watchdog.Remove,
 		Observations: m.monitor.Observations, Checks: m.checks,
-		Pools: func() []pcp.Pool { return nil }, Sessions: func() []pcp.Session { return nil }, Kill: func(uint64) error { return nil },
+		Pools: m.pools, Sessions: m.sessions, Kill: m.kill,
 		Stop: func() { m.stop() },
 		TLS:  members, Token: token, Logger: m.log, Registerer: registry,
-	})
+	}
+}
+
+func (m *member) pools() []pcp.Pool {
+	if m.server == nil {
+		return nil
+	}
+	var all []pcp.Pool
+	for _, p := range m.server.Pools() {
+		all = append(all, pcp.Pool(p))
+	}
+	return all
+}
+
+func (m *member) sessions() []pcp.Session {
+	if m.server == nil {
+		return nil
+	}
+	var all []pcp.Session
+	for _, s := range m.server.Sessions() {
+		all = append(all, pcp.Session{
+			ID: s.ID, User: s.User, Database: s.Database, Client: s.Client, Application: s.Application,
+			State: s.State, Backend: strings.Join(s.Backends, " "), Began: s.Began,
+		})
+	}
+	return all
+}
+
+func (m *member) kill(id uint64) error {
+	if m.server == nil {
+		return proxy.ErrNoSession
+	}
+	return m.server.Kill(id)
 }
 
 func (m *member) watchdogStatus() pcp.WatchdogStatus {

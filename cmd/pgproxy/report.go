@@ -22,7 +22,7 @@ func (m *member) report() cluster.Report {
 		r.Local = m.agent.Local()
 	}
 	if m.server != nil {
-		r.Barred = m.server.Barred()
+		r.Drained, r.Barred = m.server.Drained(), m.server.Barred()
 	} else if o := m.watchdog.State().Operation; o.Barred() {
 		r.Drained, r.Barred = o.ID, o.ID // a witness has no connections
 	}

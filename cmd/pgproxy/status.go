@@ -14,15 +14,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// statusServer answers /metrics, /healthz (the process works) and /readyz (clients
-// can be served) over HTTP.
+// statusServer answers /metrics, /healthz (the process works), /readyz (clients can be
+// served) and a page for people over HTTP.
 type statusServer struct {
 	address string
 	http    http.Server
 }
 
-func newStatusServer(address string, metrics prometheus.Gatherer, usable func() error) *statusServer {
+func newStatusServer(address string, metrics prometheus.Gatherer, usable func() error, page http.Handler) *statusServer {
 	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", page)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -92,7 +92,7 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 		return nil, err
 	}
 	if cfg.Metrics.Listen != "" {
-		m.status = newStatusServer(cfg.Metrics.Listen, registry, m.usable)
+		m.status = newStatusServer(cfg.Metrics.Listen, registry, m.usable, pcp.StatusPage(m.operatorDeps(nil, "", registry)))
 	}
 	return m, nil
 }

@@ -18,8 +18,9 @@ const (
 	pace = 50 * time.Millisecond
 	// connectTimeout is what docs/operations.md asks of clients.
 	connectTimeout = 2 * time.Second
-	// statementTimeout is when the client gives a statement up and connects anew.
-	statementTimeout = 5 * time.Second
+	// statementTimeout is when the client gives a statement up and connects anew. The
+	// kernel of a frozen host still accepts what is sent to it, so nothing else tells.
+	statementTimeout = 2 * time.Second
 	// reconnectPause keeps a refused connection from becoming a loop.
 	reconnectPause = 20 * time.Millisecond
 )
