@@ -45,8 +45,8 @@ type Decision struct {
 	Commands []cluster.Command
 	// Ask names backends that every member is to probe now.
 	Ask []string
-	// Waiting says why there is no primary and none is adopted, or what the operation
-	// under way waits for; "" when there is a primary and none.
+	// Waiting says why there is no primary that works and none is adopted, or what the
+	// operation under way waits for; "" when there is a primary and no operation.
 	Waiting string
 }
 
@@ -63,7 +63,7 @@ func Decide(in Input) Decision {
 		situation(p)
 	}
 	p.wait("%s", p.described()) // unless a situation knew better
-	if p.state.Primary != "" && p.state.Operation == nil {
+	if b := p.state.Backend(p.state.Primary); b != nil && b.Status != cluster.StatusDown && p.state.Operation == nil {
 		p.waiting = ""
 	}
 	return Decision{Commands: p.commands, Ask: p.suspects(), Waiting: p.waiting}

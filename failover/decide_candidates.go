@@ -23,13 +23,15 @@ type candidate struct {
 //  2. with synchronous replication every acknowledged commit is on it, or on the
 //     newest of those that have reported
 //  3. the newest log wins, then the order of the backends
-func (p *pass) choose(reported []candidate) (*candidate, string) {
+//
+// The old primary itself, when it runs as a standby, has all that it acknowledged.
+func (p *pass) choose(reported []candidate, old string) (*candidate, string) {
 	reported = slices.DeleteFunc(slices.Clone(reported), func(c candidate) bool { return !p.state.Ancestor(c.timeline, c.end) })
 	if len(reported) == 0 {
 		return nil, "no standby with the recorded history can be reached"
 	}
 	recorded := slices.DeleteFunc(slices.Clone(reported), func(c candidate) bool {
-		return !slices.Contains(p.state.Sync.Standbys, c.name) && c.name != p.state.Operation.Old
+		return !slices.Contains(p.state.Sync.Standbys, c.name) && c.name != old
 	})
 	switch s := p.state.Sync; s.Method {
 	case cluster.SyncFirst:
@@ -38,7 +40,7 @@ func (p *pass) choose(reported []candidate) (*candidate, string) {
 		}
 		reported = recorded
 	case cluster.SyncAny:
-		if need := s.Listed - s.Num + 1; len(recorded) < need && !slices.ContainsFunc(recorded, p.isOld) {
+		if need := s.Listed - s.Num + 1; len(recorded) < need && !slices.ContainsFunc(recorded, func(c candidate) bool { return c.name == old }) {
 			return nil, fmt.Sprintf("%d of %d standbys of the quorum can be reached, %d are needed", len(recorded), s.Listed, need)
 		}
 		reported = recorded
@@ -49,6 +51,3 @@ func (p *pass) choose(reported []candidate) (*candidate, string) {
 	})
 	return &best, ""
 }
-
-// isOld: the old primary, demoted, has all that it acknowledged.
-func (p *pass) isOld(c candidate) bool { return c.name == p.state.Operation.Old }

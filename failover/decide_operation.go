@@ -12,6 +12,10 @@ import (
 // host is there and that has not said how far it got.
 const detachWait = 3 * time.Second
 
+// stopTried bounds how long a promotion waits for the agent of a lost primary, when it
+// answers, to stop what is left of it.
+const stopTried = 300 * time.Millisecond
+
 // primaryLost: the primary is down, or is no primary any more, and somebody can
 // take its place.
 func primaryLost(p *pass) {
@@ -70,15 +74,20 @@ func (p *pass) whyNoFailover(old *cluster.Backend) string {
 	if !p.looks[old.Name].seen && p.awaited() {
 		return fmt.Sprintf("it has not been seen since the start and has %v to come up", p.in.StartWait)
 	}
+	if o, ok := p.ready(old); ok && o.Role == cluster.RoleStandby && p.mayBecomePrimary(old) {
+		return "" // if no other, then it is itself the newest there is
+	}
+	var there []candidate
 	for i := range p.state.Backends {
 		if b := &p.state.Backends[i]; b.Name != old.Name && p.mayBecomePrimary(b) {
-			return ""
+			l := p.local(b)
+			there = append(there, candidate{name: b.Name, timeline: l.Timeline, end: l.End})
 		}
 	}
-	if o, ok := p.ready(old); ok && o.Role == cluster.RoleStandby && p.mayBecomePrimary(old) {
-		return "" // it is itself the newest there is
+	if _, why := p.choose(there, old.Name); why != "" {
+		return "no standby can be promoted: " + why
 	}
-	return "no standby can be promoted: " + p.described()
+	return ""
 }
 
 // awaited: all members have started lately, so the servers may have, too.
@@ -206,6 +215,10 @@ func standbysDetached(p *pass) {
 	if o == nil || o.Phase != cluster.PhaseDetach {
 		return
 	}
+	if p.mayStillWrite(p.state.Backend(o.Old)) && p.in.Now.Sub(o.Since) < stopTried {
+		p.wait("failover: %s is being stopped", o.Old)
+		return
+	}
 	late := p.in.Now.Sub(o.Since) >= detachWait
 	var reported []candidate
 	for i := range p.state.Backends {
@@ -220,16 +233,28 @@ func standbysDetached(p *pass) {
 			return
 		}
 	}
-	best, why := p.choose(reported)
+	best, why := p.choose(reported, o.Old)
 	if best != nil {
 		p.advance(cluster.PhasePromote, best.name, fmt.Sprintf("it has the log up to %v on timeline %d", best.end, best.timeline))
 		return
 	}
-	if old, ok := p.ready(p.state.Backend(o.Old)); ok && old.Role == cluster.RolePrimary && old.Timeline == p.state.Timeline {
+	old := p.state.Backend(o.Old)
+	if seen, ok := p.ready(old); ok && seen.Role == cluster.RolePrimary && seen.Timeline == p.state.Timeline {
 		p.end("%s is back, and %s", o.Old, why)
 		return
 	}
+	if l := p.local(old); late && l != nil && l.Server == cluster.ServerStopped {
+		p.end("%s; %s can be started again", why, o.Old)
+		return
+	}
 	p.wait("failover: %s", why)
+}
+
+// mayStillWrite: the agent of the lost primary answers, and has not stopped it yet. It
+// tries, for those who are connected to it directly; nothing depends on it.
+func (p *pass) mayStillWrite(old *cluster.Backend) bool {
+	l := p.local(old)
+	return l != nil && (l.Server == cluster.ServerPrimary || l.Server == cluster.ServerHung || l.Server == cluster.ServerBusy)
 }
 
 // mayReport tells whether a standby is expected to say how far it got.

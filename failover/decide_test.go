@@ -473,7 +473,8 @@ func TestDecideIsSafe(t *testing.T) {
 			for _, c := range d.Commands {
 				checkAdoption(t, in, seen[c.Backend], before, c)
 			}
-			if (s.Primary == "") != (d.Waiting != "") {
+			works := s.Primary != "" && s.Backend(s.Primary).Status != cluster.StatusDown
+			if works == (d.Waiting != "") {
 				t.Fatalf("primary %q, but waiting %q", s.Primary, d.Waiting)
 			}
 			if again := Decide(in); len(again.Commands) > 0 {

@@ -9,10 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
@@ -153,7 +150,6 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // begin makes the agent's files and ends what a killed one has left.
 func (a *Agent) begin() error {
-	dropAmbient()
 	if err := a.files.prepare(a.cfg.Replication.User, a.deps.Password); err != nil {
 		return err
 	}
@@ -163,13 +159,6 @@ func (a *Agent) begin() error {
 	}
 	a.known.Store(&known)
 	return a.resume()
-}
-
-// dropAmbient keeps the capabilities that pgproxy was started with, for its virtual
-// addresses, from the programs that it starts: the server needs none. (capabilities(7))
-func dropAmbient() {
-	// Without cgo it reaches all threads; where it does not, there are none to drop.
-	_, _, _ = syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0)
 }
 
 // askCheckpoint makes a checkpoint in the background.
@@ -225,9 +214,6 @@ func (a *Agent) upkeep(ctx context.Context, s seen, idle time.Time) (logGone boo
 func (a *Agent) remember(s seen) error {
 	dir := a.dataDir()
 	l := s.layout
-	if resolved, err := filepath.EvalSymlinks(l.DataDirectory); err != nil || resolved != dir {
-		return fmt.Errorf("agent.connect reaches a server whose data directory is %s, not %s", l.DataDirectory, dir)
-	}
 	wal := filepath.Join(dir, "pg_wal")
 	if target, err := filepath.EvalSymlinks(wal); err == nil && target != wal {
 		l.WALDirectory = target

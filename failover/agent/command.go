@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,14 +88,9 @@ func runTied(ctx context.Context, cmd *exec.Cmd, line func(string)) error {
 		}
 		_, _ = io.Copy(io.Discard, r) // a line too long for the scanner
 	}()
-	ended := make(chan error, 1)
-	go func() {
-		// The death signal is tied to the thread that started the program.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		ended <- cmd.Run()
-	}()
-	err := <-ended
+	// The death signal is tied to the thread that started the program: it is one of its
+	// own, which lives until the program ends.
+	err := withoutCapabilities(cmd.Run)
 	w.Close()
 	<-read
 	if err == nil {

@@ -81,6 +81,7 @@ func (a *Agent) lookAtControl(ctx context.Context, dir string, s *seen) error {
 		s.End, s.Timeline = c.checkpoint, c.timeline
 	}
 	s.History = readHistory(dir, s.Timeline)
+	s.Recorded = readHistory(dir, a.deps.State().Timeline)
 	return err
 }
 
@@ -127,6 +128,11 @@ func (a *Agent) ask(ctx context.Context, s *seen) {
 	status, received := r.text(), uint32(r.number())
 	waits := r.text()
 
+	if resolved, err := filepath.EvalSymlinks(s.layout.DataDirectory); err != nil || resolved != a.dataDir() {
+		s.State, s.err = cluster.ServerUnknown, fmt.Errorf("agent.connect reaches a server whose data directory is %s", s.layout.DataDirectory)
+		return
+	}
+
 	r.row = textRows(results[1])[0]
 	flushed, walFile := r.lsn(), r.text()
 	receivedTo, replayed := r.lsn(), r.lsn()
@@ -153,6 +159,7 @@ func (a *Agent) ask(ctx context.Context, s *seen) {
 		}
 	}
 	s.History = readHistory(dir, s.Timeline)
+	s.Recorded = readHistory(dir, a.deps.State().Timeline)
 	s.Slots = a.parseSlots(textRows(results[2]))
 	if r.err != nil {
 		s.State, s.err = cluster.ServerUnknown, fmt.Errorf("read what the server says: %w", r.err)

@@ -193,7 +193,7 @@ func (l *loop) watch(s seen) {
 	switch {
 	case s.State != cluster.ServerStandby || s.Streaming:
 		l.idle = time.Time{}
-	case l.idle.IsZero():
+	case l.idle.IsZero() || s.End != l.last.End: // from an archive it gets on, too
 		l.idle = s.began
 	}
 	v.Idle = l.idle

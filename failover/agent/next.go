@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,9 @@ type Server struct {
 	Timeline uint32
 	End      cluster.LSN // as cluster.Local has it
 	History  []cluster.Fork
+	// Recorded is the history of the timeline that the State records, where this server
+	// has it: for a State without one.
+	Recorded []cluster.Fork
 
 	// Of a server that does not run, from its control file. Clean: it was shut down.
 	// Produced: it was a primary; a copy that was never started (Backup) is not one,
@@ -197,6 +201,8 @@ func stoppedPrimary(v View, b *cluster.Backend) Step {
 	switch {
 	case v.Files.Marker || b.Rebuild:
 		return refuse("it is the recorded primary and can only be rebuilt")
+	case v.Server.SystemID == 0:
+		return refuse("it is the recorded primary and its control file cannot be read")
 	case v.Cold:
 		start.Why = "it is the recorded primary"
 	case v.Halted:
@@ -274,13 +280,15 @@ func stopped(v View, b *cluster.Backend) Step {
 		return refuse("its data is on timeline %d, newer than the recorded %d: an operator decides", v.Server.Timeline, v.State.Timeline)
 	case v.Server.Backup:
 		return Step{Action: ActionStartStandby, Source: v.State.Primary, Why: "it is a new copy"}
+	case v.Server.SystemID == 0:
+		return refuse("its control file cannot be read: pgproxy-pcp recover %s makes it anew", v.Backend)
 	case v.Server.Produced && !v.Server.Clean:
 		return rewind(v, "it was a primary and has crashed")
 	case v.Server.Produced && v.Server.Timeline == v.State.Timeline:
 		// It says that it was the primary of the recorded timeline and it was not, so
 		// there were two with that number, and pg_rewind would see nothing to do (S6).
 		return rebuild(v, fmt.Sprintf("it was a primary on timeline %d, and so was another", v.Server.Timeline))
-	case !v.State.Ancestor(v.Server.Timeline, v.Server.End):
+	case !v.ancestor():
 		return rewind(v, v.diverged())
 	}
 	return Step{Action: ActionStartStandby, Source: v.State.Primary, Why: "it is a standby of " + v.State.Primary}
@@ -294,7 +302,7 @@ func follower(v View, b *cluster.Backend) Step {
 		return wait("it is to be rebuilt")
 	case s.Timeline > v.State.Timeline:
 		return refuse("it is a standby on timeline %d, newer than the recorded %d: an operator decides", s.Timeline, v.State.Timeline)
-	case !v.State.Ancestor(s.Timeline, s.End):
+	case !v.ancestor():
 		return rewind(v, v.diverged())
 	case s.Follows != v.State.Primary:
 		return Step{Action: ActionFollow, Source: v.State.Primary, Why: v.State.Primary + " is the primary"}
@@ -310,9 +318,24 @@ func follower(v View, b *cluster.Backend) Step {
 	return wait("it does not stream from %s yet", v.State.Primary)
 }
 
+// ancestor tells whether the recorded timeline continues this server's log. Where
+// nobody knows the history of that timeline, a server that was a primary is taken
+// for one that has diverged, since a rewind that is not needed changes nothing, and a
+// standby for one that has not: when it connects it gets the history.
+func (v View) ancestor() bool {
+	state := *v.State
+	if len(state.History) == 0 {
+		state.History = v.Server.Recorded
+	}
+	if len(state.History) == 0 && v.Server.Timeline < state.Timeline {
+		return !v.Server.Produced
+	}
+	return state.Ancestor(v.Server.Timeline, v.Server.End)
+}
+
 // diverged says how far a server is beyond the point where its timeline was left.
 func (v View) diverged() string {
-	for _, f := range v.State.History {
+	for _, f := range slices.Concat(v.State.History, v.Server.Recorded) {
 		if f.Timeline == v.Server.Timeline && v.Server.End > f.End {
 			return fmt.Sprintf("timeline %d was left at %v and its log ends at %v: %d bytes are discarded",
 				f.Timeline, f.End, v.Server.End, uint64(v.Server.End-f.End))

@@ -137,8 +137,13 @@ func putAside(dir string) error {
 // removeLeft removes the old directories of a rebuild that has come to its end.
 func (a *Agent) removeLeft() error {
 	s, err := a.files.swap()
-	if err != nil || s == nil || s.Phase != swapDone {
+	switch {
+	case err != nil || s == nil || s.Phase == swapMoving || s.InPlace:
 		return err
+	case s.Phase == swapCopying:
+		if err := a.dropCopy(s); err != nil { // of an attempt that nobody wants any more
+			return err
+		}
 	}
 	for _, d := range s.Dirs {
 		if err := removeAll(d + oldSuffix); err != nil {
