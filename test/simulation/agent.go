@@ -149,6 +149,7 @@ func (a *agent) next() {
 	begin := func() {
 		t.asking = false
 		a.m.sim.trace("%s: agent: %s", a.m.name, step)
+		a.m.sim.truth.count["agent: "+step.Action.String()]++
 		a.m.sim.assertStep(a, step)
 		a.begin(t)
 	}

@@ -12,7 +12,6 @@ const writeEvery = 100 * time.Millisecond
 type client struct {
 	generation int // of the connections; raised when they are closed
 	running    int // writes handed over and not answered
-	drainedFor uint64
 }
 
 // startClient has a client write again and again.

@@ -107,6 +107,7 @@ func (m *member) restart() {
 // wipe loses the disk of a process that does not run.
 func (m *member) wipe() {
 	m.sim.trace("%s: disk wiped", m.name)
+	m.sim.truth.count["members wiped"]++
 	m.wipes++
 	if m.sim.mutant == wipedVoterVotes {
 		m.raft.disk = disk{id: m.raft.id, log: m.sim.committed[:1:1]}

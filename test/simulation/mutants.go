@@ -76,6 +76,7 @@ func (m mutant) input(in failover.Input) failover.Input {
 		in.State = changed(in.State, func(s *cluster.State) { s.Sync = cluster.Sync{} })
 	case markForgotten:
 		in.State = unmarked(in.State)
+	default:
 	}
 	return in
 }
@@ -111,6 +112,7 @@ func (m mutant) seen(s *cluster.State, backend string, timeline uint32) *cluster
 		if s.Timeline < timeline && s.Operation == nil && s.Primary != "" && s.Primary != backend {
 			return changed(s, func(s *cluster.State) { s.Timeline = timeline + 1 })
 		}
+	default:
 	}
 	return s
 }

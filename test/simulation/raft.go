@@ -242,6 +242,7 @@ func (m *member) lead() {
 	}
 	r.proposals = map[uint64]func(*cluster.State, error){}
 	m.sim.trace("%s: elected, term %d", m.name, r.term)
+	m.sim.truth.count["leaders"]++
 	term := r.term
 	if m.sim.mutant == grantBeforeBarrier {
 		m.beginLeadership(term)
