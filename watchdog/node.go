@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Keys of this program beside raft's own in raft.db.
@@ -62,7 +63,7 @@ func (w *Watchdog) open(in *listener) (n *node, err error) {
 		BoltOptions: &bbolt.Options{Timeout: openTimeout},
 	})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open data_dir %s: another process uses it", w.deps.DataDir)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("open data_dir: %w", err)
