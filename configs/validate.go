@@ -210,6 +210,7 @@ func (v validator) failover() {
 	v.duration("failover.start_wait", f.StartWait, 0, day)
 	v.duration("failover.promote_wait", f.PromoteWait, time.Second, day)
 	v.duration("failover.stop_wait", f.StopWait, time.Second, time.Hour)
+	v.duration("failover.disk_wait", f.DiskWait, 0, day)
 	if f.SlotKeep < 0 {
 		v.fault("failover.slot_keep", "must not be less than 0, got %d", f.SlotKeep)
 	}

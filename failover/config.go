@@ -20,6 +20,7 @@ type Config struct {
 	StartWait   time.Duration `yaml:"start_wait"`   // for servers that are starting up, before the first primary is chosen without them
 	PromoteWait time.Duration `yaml:"promote_wait"` // for a promotion, before another candidate is tried
 	StopWait    time.Duration `yaml:"stop_wait"`    // for the old primary of a switchover to stop, before it is started again
+	DiskWait    time.Duration `yaml:"disk_wait"`    // for a small write of the primary's agent to reach the disk; then the primary is lost
 	SlotKeep    int64         `yaml:"slot_keep"`    // bytes of log that are kept for a lost server; 0: no bound
 }
 
@@ -32,6 +33,7 @@ func Default() Config {
 		StartWait:   time.Minute,
 		PromoteWait: 30 * time.Second,
 		StopWait:    10 * time.Second,
+		DiskWait:    10 * time.Second,
 		SlotKeep:    16 << 30,
 	}
 }

@@ -31,7 +31,7 @@ func primaryLost(p *pass) {
 		o, ok := p.ready(old)
 		demoted = ok && o.Role == cluster.RoleStandby
 	}
-	if !p.looks[old.Name].down && !demoted {
+	if !p.looks[old.Name].down && !demoted && !p.diskHangs(old) {
 		return
 	}
 	if why := p.whyNoFailover(old); why != "" {
@@ -39,6 +39,13 @@ func primaryLost(p *pass) {
 		return
 	}
 	p.do(cluster.Command{Kind: cluster.KindBegin, Backend: old.Name, Operation: cluster.Failover, Reason: p.whyLost(old, demoted)})
+}
+
+// diskHangs: the recorded primary may answer queries from memory, and can commit
+// nothing.
+func (p *pass) diskHangs(old *cluster.Backend) bool {
+	l := p.local(old)
+	return l != nil && old.Name == p.state.Primary && p.in.DiskWait > 0 && l.DiskHangs >= p.in.DiskWait
 }
 
 func (p *pass) whyLost(old *cluster.Backend, demoted bool) string {
@@ -49,6 +56,9 @@ func (p *pass) whyLost(old *cluster.Backend, demoted bool) string {
 	reason := fmt.Sprintf("not seen by %s", strings.Join(l.failed, ", "))
 	if _, gone := p.hostGone(old); gone {
 		reason += "; " + old.Agent + " is gone"
+	}
+	if p.diskHangs(old) {
+		return fmt.Sprintf("its disk has not taken a write for %v", p.in.DiskWait)
 	}
 	if l.obs.Err != nil {
 		reason += ": " + l.obs.Err.Error()

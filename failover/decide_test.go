@@ -67,7 +67,7 @@ func (s *script) decide(t *testing.T, d *datadriven.TestData) string {
 	in := Input{
 		State: &s.state, Self: "m1", Voters: []string{"m1", "m2", "m3"},
 		Mode: ModeManaged, Retries: 1, Interval: time.Second, Timeout: time.Second, StartWait: time.Minute,
-		RestartWait: 5 * time.Second, PromoteWait: 30 * time.Second, StopWait: 10 * time.Second, Drain: time.Second,
+		RestartWait: 5 * time.Second, PromoteWait: 30 * time.Second, StopWait: 10 * time.Second, DiskWait: 10 * time.Second, Drain: time.Second,
 		SlotKeep: 1000, Barred: d.HasArg("barred"),
 	}
 	var mode string
@@ -283,6 +283,8 @@ func (s *script) parseLocal(t *testing.T, d *datadriven.TestData, member string,
 			l.Operation, l.Failed = id, "it did not work"
 		case "marker":
 			l.Marker = true
+		case "disk":
+			l.DiskHangs = time.Duration(atoi(t, value)) * time.Second
 		case "rebuilt", "trouble":
 			if b := s.state.Backend(l.Backend); b.Recovery != nil {
 				l.Recovery = b.Recovery.ID

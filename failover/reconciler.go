@@ -157,7 +157,7 @@ func (r *Reconciler) input(since time.Time) Input {
 		Backends: r.settings.Backends, Addresses: r.settings.Addresses,
 		Mode: r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
 		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,
-		StopWait: r.cfg.StopWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
+		StopWait: r.cfg.StopWait, DiskWait: r.cfg.DiskWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
 	}
 	if o := in.State.Operation; o.Barred() {
 		in.Barred, _ = r.watchdog.Barred(o)

@@ -117,6 +117,7 @@ func (a *Agent) Local() *cluster.Local {
 	r := a.local.Load()
 	l := r.Local
 	l.Age = time.Since(r.at)
+	l.DiskHangs = a.disk.hangs()
 	if r.task != nil {
 		l.Progress, l.Detail = r.task.get()
 	}

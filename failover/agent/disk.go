@@ -37,6 +37,16 @@ func (d *disk) slow(bound time.Duration) bool {
 	return d.mu.took > bound
 }
 
+// hangs returns for how long the write under way has not ended; 0: none is.
+func (d *disk) hangs() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mu.began.IsZero() {
+		return 0
+	}
+	return time.Since(d.mu.began)
+}
+
 func (d *disk) write(dir string) {
 	if exists(filepath.Join(dir, "PG_VERSION")) {
 		// An error shows elsewhere: a disk that is full or gone fails the server.

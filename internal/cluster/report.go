@@ -121,11 +121,12 @@ type Local struct {
 	Timeline uint32 `json:"timeline,omitempty"`
 	// End is where its log ends: the greater of received and replayed of a standby,
 	// behind the checkpoint of a server that was shut down.
-	End      LSN    `json:"end,omitempty"`
-	History  []Fork `json:"history,omitempty"`   // of Timeline, oldest first
-	Marker   bool   `json:"marker,omitempty"`    // a rewind was begun and not finished (S9)
-	DiskSlow bool   `json:"disk_slow,omitempty"` // a small write with fsync has not ended within the probe's timeout
-	Slots    []Slot `json:"slots,omitempty"`     // replication slots of pgproxy on it
+	End       LSN           `json:"end,omitempty"`
+	History   []Fork        `json:"history,omitempty"`    // of Timeline, oldest first
+	Marker    bool          `json:"marker,omitempty"`     // a rewind was begun and not finished (S9)
+	DiskSlow  bool          `json:"disk_slow,omitempty"`  // a small write with fsync has not ended within the probe's timeout
+	DiskHangs time.Duration `json:"disk_hangs,omitempty"` // for how long such a write has been under way, when the report was made
+	Slots     []Slot        `json:"slots,omitempty"`      // replication slots of pgproxy on it
 
 	// Of the operation with that ID: the walreceiver is seen gone, so that End does
 	// not grow any more; the promotion has succeeded; the server was stopped cleanly,
