@@ -138,9 +138,9 @@ func putAside(dir string) error {
 func (a *Agent) removeLeft() error {
 	s, err := a.files.swap()
 	switch {
-	case err != nil || s == nil || s.Phase == swapMoving || s.InPlace:
+	case err != nil || s == nil || s.Phase == swapMoving:
 		return err
-	case s.Phase == swapCopying:
+	case s.Phase == swapCopying && !s.InPlace:
 		if err := a.dropCopy(s); err != nil { // of an attempt that nobody wants any more
 			return err
 		}
