@@ -163,6 +163,7 @@ func TestConfirm(t *testing.T) {
 			want  string // in the error; "" none
 		}{
 			{Check{Primary: "a"}, ""},
+			{Check{Idle: true}, ""},
 			{Check{Primary: "b"}, "not the primary"},
 			{Check{Operation: 3, Phase: cluster.PhaseDetach}, "not under way"},
 			{Check{Backend: "b", Recovery: 4}, "not under way"},
@@ -180,6 +181,9 @@ func TestConfirm(t *testing.T) {
 	}
 	if err := follower.Confirm(g.context(), Check{Operation: s.Operation.ID, Phase: cluster.PhasePromote}); err == nil {
 		t.Error("another phase is confirmed")
+	}
+	if err := follower.Confirm(g.context(), Check{Idle: true}); err == nil {
+		t.Error("it is confirmed that nothing is under way")
 	}
 	if err := follower.Confirm(g.context(), Check{Primary: "a"}); err == nil {
 		t.Error("a primary is confirmed behind a barrier")

@@ -117,6 +117,7 @@ func (l *leadership) propose(ctx context.Context, q proposeRequest) (proposeAnsw
 type Check struct {
 	Operation uint64        `json:"operation,omitempty"` // ID of the operation under way; 0 not asked about
 	Phase     cluster.Phase `json:"phase,omitempty"`     // of Operation
+	Idle      bool          `json:"idle,omitempty"`      // no operation is under way
 	Primary   string        `json:"primary,omitempty"`   // the backend is the primary; "" not asked about
 	Backend   string        `json:"backend,omitempty"`   // the backend is being recovered; "" not asked about
 	Recovery  uint64        `json:"recovery,omitempty"`  // ID of its recovery
@@ -152,12 +153,14 @@ func (l *leadership) check(ctx context.Context, c Check) error {
 func (c Check) in(s *cluster.State) error {
 	o := s.Operation
 	switch {
-	case c.Operation == 0 && c.Primary == "" && c.Backend == "":
+	case c.Operation == 0 && !c.Idle && c.Primary == "" && c.Backend == "":
 		return errors.New("nothing to confirm")
 	case c.Operation != 0 && (o == nil || o.ID != c.Operation):
 		return fmt.Errorf("operation %d is not under way", c.Operation)
 	case c.Operation != 0 && o.Phase != c.Phase:
 		return fmt.Errorf("operation %d is in phase %s, not %s", c.Operation, o.Phase, c.Phase)
+	case c.Idle && o != nil:
+		return fmt.Errorf("a %s is under way", o.Kind)
 	case c.Primary != "" && (s.Primary != c.Primary || o.Barred()):
 		return fmt.Errorf("%s is not the primary", c.Primary)
 	}
