@@ -33,8 +33,8 @@ type Input struct {
 	Timeout   time.Duration // health.timeout
 	StartWait time.Duration // failover.start_wait
 	// RestartWait is failover.restart_wait, PromoteWait failover.promote_wait,
-	// StopWait failover.stop_wait, Drain hold.drain.
-	RestartWait, PromoteWait, StopWait, Drain time.Duration
+	// StopWait failover.stop_wait, DiskWait failover.disk_wait, Drain hold.drain.
+	RestartWait, PromoteWait, StopWait, DiskWait, Drain time.Duration
 	SlotKeep                                  uint64 // failover.slot_keep, bytes
 }
 

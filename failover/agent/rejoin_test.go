@@ -268,3 +268,27 @@ func TestRewindInterrupted(t *testing.T) {
 		t.Errorf("the directory was not made anew: %v, %v", info, err)
 	}
 }
+
+// TestRebuildRefused: where no copy can be made beside the old data nothing is
+// touched, and the operator is told what he may do.
+func TestRebuildRefused(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Standbys: 1})
+	h2 := w.hosts["h2"]
+	h2.waitStreaming("h1")
+	h2.remembered()
+	parent := filepath.Dir(h2.cfg.DataDirectory)
+	if err := os.Chmod(parent, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(parent, 0o711) })
+	w.do(cluster.Command{Kind: cluster.KindRecover, Backend: "h2"})
+	l := h2.wait("refused", func(l *cluster.Local) bool { return l.Trouble != "" && l.Task == "" })
+	if !strings.Contains(l.Trouble, "recover --in-place h2") || l.Rebuilt || l.Server != cluster.ServerStandby {
+		t.Errorf("a rebuild without a place reports %+v", *l)
+	}
+	if !h2.streams("h1") {
+		t.Error("the old standby was touched")
+	}
+	w.do(cluster.Command{Kind: cluster.KindRecoverFailed, Backend: "h2", Reason: l.Trouble})
+	w.recover("h2", true)
+}
