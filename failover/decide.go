@@ -35,7 +35,7 @@ type Input struct {
 	// RestartWait is failover.restart_wait, PromoteWait failover.promote_wait,
 	// StopWait failover.stop_wait, DiskWait failover.disk_wait, Drain hold.drain.
 	RestartWait, PromoteWait, StopWait, DiskWait, Drain time.Duration
-	SlotKeep                                  uint64 // failover.slot_keep, bytes
+	SlotKeep                                            uint64 // failover.slot_keep, bytes
 }
 
 // Decision is what Decide wants done.
