@@ -204,7 +204,7 @@ func (c *Cluster) StartServers(ctx context.Context) error {
 			return err
 		}
 	}
-	setup, err := primary.Net.Command(ctx, c.binary(), "setup-sql", "--user", pgtest.MonitorUser).Output()
+	setup, err := primary.Net.Command(ctx, c.binary(), "setup-sql", "--user", pgtest.MonitorUser, "--replication", pgtest.ReplUser).Output()
 	if err != nil {
 		return fmt.Errorf("print setup-sql: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -41,6 +42,8 @@ type options struct {
 	names   string
 	keep    bool
 	verbose bool
+	bin     string
+	report  bool
 	rig     rig.Options
 }
 
@@ -50,6 +53,8 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.names, "scenario", "", "which ones, by comma; empty: all")
 	flag.BoolVar(&o.keep, "keep-going", false, "go on after a failed run, on a new installation")
 	flag.BoolVar(&o.verbose, "v", false, "print every run")
+	flag.BoolVar(&o.report, "report", false, "print the logs of every run, not only of those that fail")
+	flag.StringVar(&o.bin, "bin", "", "a directory with the built programs; empty: build them")
 	flag.IntVar(&o.rig.Servers, "servers", 3, "hosts with a server")
 	flag.BoolVar(&o.rig.Witness, "witness", false, "and one that only votes")
 	flag.StringVar(&o.rig.LogLevel, "log", "info", "log.level of the members")
@@ -60,9 +65,11 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	programs, err := installation.Build(ctx, dir)
-	if err != nil {
-		return err
+	programs := installation.Programs{Proxy: filepath.Join(o.bin, "pgproxy"), PCP: filepath.Join(o.bin, "pgproxy-pcp")}
+	if o.bin == "" {
+		if programs, err = installation.Build(ctx, dir); err != nil {
+			return err
+		}
 	}
 	chosen, err := choose(o)
 	if err != nil {

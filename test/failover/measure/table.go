@@ -12,6 +12,9 @@ import (
 	"github.com/pgproxy/pgproxy/test/failover/scenario"
 )
 
+// reportLines is how much of each log is shown.
+const reportLines = 80
+
 // table collects the runs of one scenario.
 type table struct {
 	scenario scenario.Scenario
@@ -45,6 +48,9 @@ func (t *table) run(ctx context.Context, p installation.Programs, o options) err
 		if o.verbose && err == nil {
 			fmt.Printf("%s %d: %s\n", t.scenario.Name, i+1, &res)
 		}
+		if o.report && err == nil {
+			fmt.Fprintln(os.Stderr, in.Report(ctx, reportLines))
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -53,7 +59,7 @@ func (t *table) run(ctx context.Context, p installation.Programs, o options) err
 			continue
 		}
 		t.failed++
-		fmt.Fprintf(os.Stderr, "%s, run %d failed: %v\n%s\n%s\n", t.scenario.Name, i+1, err, &res, in.Report(ctx, 60))
+		fmt.Fprintf(os.Stderr, "%s, run %d failed: %v\n%s\n%s\n", t.scenario.Name, i+1, err, &res, in.Report(ctx, reportLines))
 		closeErr := in.Close()
 		in = nil
 		if closeErr != nil {

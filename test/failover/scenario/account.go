@@ -69,11 +69,16 @@ func (a *Account) String() string {
 	fmt.Fprintf(&b, "%d acknowledged, %d failed, %d unknown, %d lost, %d ghosts, %d sessions lost, longest gap %.2f s",
 		a.Acked, len(a.Failed), len(a.Unknown), len(a.Lost), len(a.Ghosts), a.Sessions, a.Gap.Seconds())
 	for _, r := range slices.Concat(a.Failed, a.Unknown)[:min(3, len(a.Failed)+len(a.Unknown))] {
-		fmt.Fprintf(&b, "\n  row %d, sent %s, answered %s: %v", r.ID, r.Sent.Format("15:04:05.000"), r.Done.Format("15:04:05.000"), r.Err)
+		fmt.Fprintf(&b, "\n  row %d, sent %s, answered %s: %v", r.ID, r.Sent.Format(stamp), r.Done.Format(stamp), r.Err)
+	}
+	for i, text := range a.Refused {
+		if i == 0 || i == len(a.Refused)-1 {
+			fmt.Fprintf(&b, "\n  connection %d refused %s", i+1, text)
+		}
 	}
 	for i, r := range a.Lost {
 		if i == 0 || r.Server != a.Lost[i-1].Server || i == len(a.Lost)-1 {
-			fmt.Fprintf(&b, "\n  row %d lost, acknowledged %s by %s", r.ID, r.Done.Format("15:04:05.000"), r.Server)
+			fmt.Fprintf(&b, "\n  row %d lost, acknowledged %s by %s", r.ID, r.Done.Format(stamp), r.Server)
 		}
 	}
 	return b.String()

@@ -50,6 +50,25 @@ func allOnOne(ctx context.Context, r *Run) error {
 	return r.moveAddress(ctx, leader)
 }
 
+// leaderApart takes the address and the primary from the leader's host.
+func leaderApart(ctx context.Context, r *Run) error {
+	leader, err := r.leaderWithServer(ctx)
+	if err != nil {
+		return err
+	}
+	if p := r.Primaries(ctx); len(p) == 1 && p[0] == leader {
+		r.At = time.Now()
+		if err := r.promote(ctx, r.other(leader), leader); err != nil {
+			return err
+		}
+		r.marks = nil
+		if err := r.settle(ctx); err != nil {
+			return err
+		}
+	}
+	return leaderHoldsNot(ctx, r)
+}
+
 // leaderWithServer returns the leader when its host has a server. A witness that
 // leads is restarted until another does: nobody orders who leads.
 func (r *Run) leaderWithServer(ctx context.Context) (*rig.Host, error) {

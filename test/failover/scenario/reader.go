@@ -31,7 +31,7 @@ func (r *Run) read(ctx context.Context) {
 
 func (d *Reader) fail(what string, err error) {
 	if d.count++; len(d.errs) < maxErrors {
-		d.errs = append(d.errs, fmt.Errorf("%s at %s: %w", what, time.Now().Format("15:04:05.000"), err))
+		d.errs = append(d.errs, fmt.Errorf("%s at %s: %w", what, time.Now().Format(stamp), err))
 	}
 }
 

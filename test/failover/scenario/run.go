@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,8 @@ type Scenario struct {
 	Seamless bool          // no statement fails and no session is lost
 	Lossless bool          // also what the old primary has acknowledged is there
 	Bar      time.Duration // for the median of the longest gap; 0: none
+	// GiveUp is when the writer gives a statement up; 0: after statementTimeout.
+	GiveUp time.Duration
 	// Servers is the least number that it needs; 0: two.
 	Servers int
 }
@@ -53,7 +56,7 @@ type Run struct {
 	readers []*Reader
 	extra   []*Writer
 	wait    sync.WaitGroup
-	stop    context.CancelFunc
+	start   func(*Writer) // starts another one, that ends with the run
 }
 
 // Mark is something that a scenario measures beside the gap.
@@ -104,12 +107,16 @@ func (s *Scenario) Execute(ctx context.Context, c *rig.Cluster, number int, log 
 		return Result{}, err
 	}
 	writing, stop := context.WithCancel(ctx)
-	r.stop = stop
 	defer r.wait.Wait()
 	defer stop()
+	r.start = func(w *Writer) {
+		r.extra = append(r.extra, w)
+		r.wait.Go(func() { w.Run(writing) })
+	}
 	r.Writer = NewWriter(fmt.Sprintf("%s-%d-%d", s.Name, os.Getpid(), number), pace, func() *pgx.ConnConfig {
 		return c.ClientConfig(c.VIP, rig.ProxyPort, connectTimeout)
 	})
+	r.Writer.giveUp = cmp.Or(s.GiveUp, statementTimeout)
 	r.wait.Go(func() { r.Writer.Run(writing) })
 	if s.Seamless {
 		r.read(writing)
@@ -282,15 +289,17 @@ func (r *Run) result(ctx context.Context, s *Scenario) (Result, error) {
 	primary := primaries[0]
 	res := Result{Marks: r.marks}
 	var errs []error
-	for i, w := range append([]*Writer{r.Writer}, r.extra...) {
+	writers := append([]*Writer{r.Writer}, r.extra...)
+	first := r.firstOfNext(writers)
+	for _, w := range writers {
 		a, err := r.account(ctx, w, primary)
 		if err != nil {
 			return res, err
 		}
-		if i == 0 {
+		if w == r.Writer {
 			res.Account = a
 		}
-		errs = append(errs, r.judge(s, w, &a, i == 0))
+		errs = append(errs, r.judge(s, w, &a, first))
 	}
 	if err := r.sameEverywhere(ctx, primary); err != nil {
 		errs = append(errs, err)
@@ -301,22 +310,44 @@ func (r *Run) result(ctx context.Context, s *Scenario) (Result, error) {
 	return res, errors.Join(errs...)
 }
 
-// judge says what a writer's account must not have.
-func (r *Run) judge(s *Scenario, w *Writer, a *Account, main bool) error {
+// judge says what a writer's account must not have. What the old primary has
+// acknowledged may be lost, as replication is asynchronous: but only until the first
+// acknowledgement of another one, for from then on it must not have acknowledged
+// anything.
+func (r *Run) judge(s *Scenario, w *Writer, a *Account, first time.Time) error {
 	var errs []error
 	old := r.Primary.IP + "/"
 	for _, row := range a.Lost {
-		if s.Lossless || !strings.HasPrefix(row.Server, old) {
-			errs = append(errs, fmt.Errorf("row %d of %s is lost, that %s acknowledged at %s", row.ID, w.name, row.Server, row.Done.Format("15:04:05.000")))
+		if s.Lossless || !strings.HasPrefix(row.Server, old) || row.Done.After(first) {
+			errs = append(errs, fmt.Errorf("row %d of %s is lost, that %s acknowledged at %s; the next primary did so from %s on",
+				row.ID, w.name, row.Server, row.Done.Format(stamp), first.Format(stamp)))
 		}
 	}
 	for _, row := range a.Ghosts {
-		errs = append(errs, fmt.Errorf("row %d of %s is there, whose client was told at %s: %w", row.ID, w.name, row.Done.Format("15:04:05.000"), row.Err))
+		errs = append(errs, fmt.Errorf("row %d of %s is there, whose client was told at %s: %w", row.ID, w.name, row.Done.Format(stamp), row.Err))
 	}
-	if main && s.Seamless && (len(a.Failed)+len(a.Unknown)+a.Sessions > 0) {
+	if s.Seamless && w == r.Writer && len(a.Failed)+len(a.Unknown)+a.Sessions > 0 {
 		errs = append(errs, fmt.Errorf("clients have noticed: %s", a))
 	}
 	return errors.Join(errs[:min(len(errs), 10)]...)
+}
+
+// stamp is the form of instants in messages, that of the logs.
+const stamp = "15:04:05.000"
+
+// firstOfNext returns when the first row was acknowledged by another server than the
+// old primary, after it was broken; far in the future where none was.
+func (r *Run) firstOfNext(writers []*Writer) time.Time {
+	first := time.Now().Add(time.Hour)
+	for _, w := range writers {
+		rows, _, _ := w.Rows()
+		for _, row := range rows {
+			if row.Outcome == Acked && row.Done.After(r.At) && !strings.HasPrefix(row.Server, r.Primary.IP+"/") && row.Done.Before(first) {
+				first = row.Done
+			}
+		}
+	}
+	return first
 }
 
 // account compares a writer's rows with those that are there.

@@ -26,6 +26,9 @@ func All() []Scenario {
 		{
 			Name: "freeze-leader", What: "SIGSTOP of the pgproxy that leads and holds the address",
 			Arrange: leaderHolds, Break: freezeLeader, Mend: thawLeader, Lossless: true, Bar: 3 * time.Second,
+			// The kernel of the frozen holder has acknowledged what the client sent: nothing
+			// but its own deadline tells it to look elsewhere.
+			GiveUp: 2 * time.Second,
 		},
 		{
 			Name: "cut-host", What: "the host of the primary and of the leading holder is cut off",
@@ -61,7 +64,11 @@ func All() []Scenario {
 		},
 		{
 			Name: "pause-leader", What: "the leader is stopped for 5 s under load, while another takes over and switches the primary",
-			Arrange: leaderHoldsNot, Break: pauseLeader, Lossless: true,
+			Arrange: leaderApart, Break: pauseLeader, Lossless: true, Servers: 3,
+		},
+		{
+			Name: "pause-host", What: "the leader and the primary beside it are stopped for 5 s under load, while others take over",
+			Arrange: allOnOne, Break: pauseHost,
 		},
 		{
 			Name: "recover-deleted", What: "a standby's data directory is deleted, pgproxy-pcp recover",
@@ -200,7 +207,7 @@ const lease = time.Second
 // cutHost cuts the host off, and looks that no write sent to it after its lease is
 // acknowledged there.
 func cutHost(ctx context.Context, r *Run) error {
-	island := r.island(ctx)
+	island := r.island()
 	if err := island.AwaitAcked(ctx, time.Time{}, 1); err != nil {
 		return err
 	}
@@ -215,18 +222,14 @@ func cutHost(ctx context.Context, r *Run) error {
 }
 
 // island starts a writer on the primary's host, to the pgproxy there.
-func (r *Run) island(ctx context.Context) *Writer {
-	ctx, stop := context.WithCancel(ctx)
+func (r *Run) island() *Writer {
 	host := r.Primary
 	w := NewWriter(r.Writer.name+"-island", pace, func() *pgx.ConnConfig {
 		cfg := r.ClientConfig(host.IP, rig.ProxyPort, connectTimeout)
 		cfg.DialFunc = host.Net.DialContext
 		return cfg
 	})
-	r.extra = append(r.extra, w)
-	stopAll := r.stop
-	r.stop = func() { stop(); stopAll() }
-	r.wait.Go(func() { w.Run(ctx) })
+	r.start(w)
 	return w
 }
 
@@ -257,7 +260,6 @@ func healHost(ctx context.Context, r *Run) error {
 	if err := r.settle(ctx); err != nil {
 		return err
 	}
-	r.stop() // the writer on the island is with the others again
 	for _, h := range r.Servers() {
 		if n, err := h.QueryApp(ctx, `SELECT count(*) FROM rows WHERE writer = 'nobody''s'`); err != nil || n != "0" {
 			return fmt.Errorf("%s rows on %s that only the cut-off primary had (%w)", n, h.Name, err)
@@ -389,28 +391,34 @@ func restartCleanly(ctx context.Context, r *Run) error {
 	return r.back(ctx)
 }
 
-// pauseLeader stops the leader, has the primary switched meanwhile, and continues
-// it: nothing it then forwards may be of the time before. Clients write through it
-// at a high rate.
-func pauseLeader(ctx context.Context, r *Run) error {
+// load starts writers to the leader, at a high rate.
+func (r *Run) load(ctx context.Context) error {
 	for i := range 4 {
 		w := NewWriter(fmt.Sprintf("%s-load%d", r.Writer.name, i), 2*time.Millisecond, func() *pgx.ConnConfig {
 			return r.ClientConfig(r.Leader.IP, rig.ProxyPort, connectTimeout)
 		})
-		r.extra = append(r.extra, w)
-		loading, stop := context.WithCancel(ctx)
-		stopAll := r.stop
-		r.stop = func() { stop(); stopAll() }
-		r.wait.Go(func() { w.Run(loading) })
+		r.start(w)
 		if err := w.AwaitAcked(ctx, time.Time{}, 50); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// pause is how long a process is stopped.
+const pause = 5 * time.Second
+
+// pauseLeader stops the leader, has the primary switched meanwhile, and continues
+// it: nothing it then forwards may be of the time before.
+func pauseLeader(ctx context.Context, r *Run) error {
+	if err := r.load(ctx); err != nil {
+		return err
 	}
 	r.Broken()
 	if err := r.Leader.FreezeMember(); err != nil {
 		return err
 	}
-	thaw := time.NewTimer(5 * time.Second)
+	thaw := time.NewTimer(pause)
 	defer thaw.Stop()
 	err := eventually(ctx, "another member leads", func(ctx context.Context) error {
 		for _, h := range r.Hosts {
@@ -422,13 +430,39 @@ func pauseLeader(ctx context.Context, r *Run) error {
 		return errors.New("none does")
 	})
 	if err == nil {
-		err = r.promote(ctx, r.standby(), r.other(r.Leader))
+		var to *rig.Host
+		for _, h := range r.Servers() {
+			if h != r.Primary && h != r.Leader {
+				to = h
+			}
+		}
+		err = r.promote(ctx, to, to)
 	}
 	select {
 	case <-ctx.Done():
 	case <-thaw.C:
 	}
 	return errors.Join(err, r.Leader.ThawMember(), r.awaitAcked(ctx, time.Now(), 40))
+}
+
+// pauseHost stops the leader and the primary on its host: what the primary answers
+// when both are continued, the old leader must not forward.
+func pauseHost(ctx context.Context, r *Run) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	r.Broken()
+	thaw := time.NewTimer(pause)
+	defer thaw.Stop()
+	if err := errors.Join(r.Leader.FreezeMember(), r.Primary.FreezeServer()); err != nil {
+		return err
+	}
+	err := r.failedOver(ctx)
+	select {
+	case <-ctx.Done():
+	case <-thaw.C:
+	}
+	return errors.Join(err, r.Primary.ThawServer(), r.Leader.ThawMember(), r.awaitAcked(ctx, time.Now(), 40))
 }
 
 // metricUnlessFrozen tells whether the member leads; the frozen one is not asked.

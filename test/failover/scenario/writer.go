@@ -52,6 +52,7 @@ type Writer struct {
 	config func() *pgx.ConnConfig
 	name   string
 	every  time.Duration
+	giveUp time.Duration // of a statement
 
 	mu struct {
 		sync.Mutex
@@ -72,7 +73,7 @@ RETURNING host(inet_server_addr()) || '/' || substr(pg_walfile_name(pg_current_w
 
 // NewWriter returns a writer of rows under a name of its own.
 func NewWriter(name string, every time.Duration, config func() *pgx.ConnConfig) *Writer {
-	w := &Writer{config: config, name: name, every: every}
+	w := &Writer{config: config, name: name, every: every, giveUp: statementTimeout}
 	w.mu.changed = make(chan struct{})
 	return w
 }
@@ -122,7 +123,7 @@ func (w *Writer) connect(ctx context.Context) *pgx.Conn {
 		}
 		if ctx.Err() == nil {
 			w.note(func() {
-				w.mu.refused = append(w.mu.refused, time.Now().Format("15:04:05.000 ")+err.Error())
+				w.mu.refused = append(w.mu.refused, time.Now().Format(stamp + " ")+err.Error())
 			})
 		}
 		select {
@@ -135,7 +136,7 @@ func (w *Writer) connect(ctx context.Context) *pgx.Conn {
 
 // write writes one row and notes what came of it.
 func (w *Writer) write(conn *pgx.Conn, id int64) {
-	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), w.giveUp)
 	defer cancel()
 	row := Row{ID: id, Sent: time.Now()}
 	row.Err = conn.QueryRow(ctx, insert, w.name, id).Scan(&row.Server)
@@ -213,7 +214,7 @@ func (w *Writer) describe() string {
 	fmt.Fprintf(&b, "writer %s has %d rows and %d sessions", w.name, len(w.mu.rows), w.mu.sessions)
 	if n := len(w.mu.rows); n > 0 {
 		last := w.mu.rows[n-1]
-		fmt.Fprintf(&b, ", the last row %d of %s: %v", last.ID, last.Done.Format("15:04:05.000"), last.Err)
+		fmt.Fprintf(&b, ", the last row %d of %s: %v", last.ID, last.Done.Format(stamp), last.Err)
 	}
 	if n := len(w.mu.refused); n > 0 {
 		fmt.Fprintf(&b, "; %d connections refused, the last: %s", n, w.mu.refused[n-1])
