@@ -169,6 +169,7 @@ func (m *member) confirm(ctx context.Context, backend string) error {
 	if o := s.Operation; o != nil {
 		c.Operation, c.Phase = o.ID, o.Phase
 	}
+	c.Idle = s.Operation == nil
 	if c.Primary = s.Primary; s.Operation.Barred() {
 		c.Primary = ""
 	}
