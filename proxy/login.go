@@ -29,6 +29,8 @@ type dialer struct {
 	tls       *backTLS
 	keepalive KeepaliveConfig
 	passfile  *auth.Passfile // nil: none
+	// connect opens the connection itself; nil: net.Dialer does.
+	connect func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // dialed is a connection to a server before the startup.
@@ -64,8 +66,11 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	if err != nil {
 		return nil, err
 	}
-	nd := net.Dialer{KeepAliveConfig: d.keepalive.net()}
-	raw, err := nd.DialContext(ctx, network, target)
+	connect := d.connect
+	if connect == nil {
+		connect = (&net.Dialer{KeepAliveConfig: d.keepalive.net()}).DialContext
+	}
+	raw, err := connect(ctx, network, target)
 	if err != nil {
 		return nil, err
 	}

@@ -33,9 +33,9 @@ type lookups struct {
 	query    string
 	dialer   *dialer
 	slots    chan struct{}
-	// present returns the tenure of the primary, nil for another backend: a server that
-	// is not the primary any more may hang, and its answers are old.
-	present func(backend string) (*tenure, error)
+	// present returns the tenure of the primary, nil for a standby: a server that is not
+	// the primary any more may hang, and its answers are old.
+	present func(b cluster.Backend) (*tenure, error)
 
 	mu struct {
 		sync.Mutex
@@ -52,7 +52,7 @@ func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
 	l := &lookups{
 		cluster: deps.Cluster, monitor: cfg.Monitor, password: deps.MonitorPassword,
 		query: cfg.Auth.Query, dialer: d, slots: make(chan struct{}, maxLookups),
-		present: func(string) (*tenure, error) { return nil, nil },
+		present: func(cluster.Backend) (*tenure, error) { return nil, nil },
 	}
 	if l.query == "" {
 		l.query = auth.LookupQuery
@@ -147,7 +147,7 @@ func (l *lookups) take(address string) *lookupConn {
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
 func (l *lookups) connect(ctx context.Context, b cluster.Backend, database string, timeout time.Duration) (*lookupConn, error) {
-	t, err := l.present(b.Name)
+	t, err := l.present(b)
 	if err != nil {
 		return nil, err
 	}

@@ -193,7 +193,8 @@ func (p *pools) finish(leaving []*tenure) {
 
 // acquire returns a connection for the client on that backend: an idle one of the
 // same key, else a new one, for which it waits in the order of arrival while the
-// backend has as many as it may. The error is a *Refusal, a *ServerError to be
+// backend has as many as it may. The backend must have the role in the cluster that it
+// has in b. The error is a *Refusal, a *ServerError to be
 // forwarded, errBackendGone, ctx's, or one of the network.
 func (p *pools) acquire(ctx context.Context, b cluster.Backend, c *client) (*serverConn, error) {
 	key := keyOf(c)
@@ -258,11 +259,7 @@ func (p *pools) reserve(ctx context.Context, b cluster.Backend, key poolKey, c *
 	var refused error
 	p.locked(func() []*link {
 		out := p.follow()
-		if bp = p.mu.byName[b.Name]; bp == nil || bp.backend.Address != b.Address || p.mu.shutdown {
-			refused = errBackendGone
-			return out
-		}
-		if refused = p.enter(bp); refused != nil {
+		if bp, refused = p.enter(b); refused != nil {
 			return out
 		}
 		at = bp.waiting.PushBack(w)
@@ -529,18 +526,24 @@ func (p *pools) follow() (out []*link) {
 	return out
 }
 
-// enter checks that connections of that pool may be used now: those to the primary
-// only under a tenure, which begins here.
-func (p *pools) enter(bp *backendPool) error {
-	if !bp.primary || p.mu.tenure != nil {
-		return nil // follow has just looked at it
+// enter returns the pool of a backend if it may be used as what it is in b: the primary
+// only under a tenure, which begins here. follow has just been called.
+func (p *pools) enter(b cluster.Backend) (*backendPool, error) {
+	bp := p.mu.byName[b.Name]
+	switch {
+	case bp == nil || bp.backend.Address != b.Address || p.mu.shutdown:
+		return nil, errBackendGone
+	case bp.primary != (b.Role == cluster.RolePrimary):
+		return nil, errBackendGone // the caller has seen an older State
+	case !bp.primary || p.mu.tenure != nil:
+		return bp, nil
 	}
-	t := newTenure(bp.backend.Name, p.mu.state.Timeline, p.cluster, p.lease)
+	t := newTenure(b.Name, p.mu.state.Timeline, p.cluster, p.lease)
 	if !t.holds() {
-		return errNoLease
+		return nil, errNoLease
 	}
 	p.mu.tenure = t
-	return nil
+	return bp, nil
 }
 
 // endTenure takes the connections to the primary out of use. Those that are lent or
@@ -555,15 +558,14 @@ func (p *pools) endTenure() []*link {
 	return nil
 }
 
-// present returns the tenure of the primary, for connections that are not the pools';
-// nil: that backend is not the primary.
-func (p *pools) present(backend string) (t *tenure, err error) {
+// present returns the tenure for a connection that is not the pools'; nil: b is a
+// standby.
+func (p *pools) present(b cluster.Backend) (t *tenure, err error) {
 	p.locked(func() []*link {
 		out := p.follow()
-		if bp := p.mu.byName[backend]; bp != nil && bp.primary {
-			if err = p.enter(bp); err == nil {
-				t = p.mu.tenure
-			}
+		var bp *backendPool
+		if bp, err = p.enter(b); err == nil && bp.primary {
+			t = p.mu.tenure
 		}
 		return out
 	})

@@ -403,8 +403,11 @@ func TestPoolFollowsTheCluster(t *testing.T) {
 
 func TestPoolClosesAStandbyThatWentDown(t *testing.T) {
 	pt := newPoolTest(t, DefaultPool(), 0)
-	pt.change(func(s *cluster.State) { s.Primary = "" })
-	lent := pt.get("u")
+	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Role = "", cluster.RoleStandby })
+	lent, err := pt.acquire(t.Context(), *pt.pools.cluster.State().Backend("h1"), testClient("u"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Status = "", cluster.StatusDown })
 	var b [1]byte
 	if _, err := lent.Read(b[:]); !errors.Is(err, net.ErrClosed) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -41,7 +42,9 @@ func (s *Server) serveReplication(ctx context.Context, c *client) error {
 
 	var up sync.WaitGroup
 	up.Go(func() {
-		_, _ = io.Copy(sc.Conn, c.conn)
+		if _, err := io.Copy(sc.Conn, c.conn); errors.Is(err, errNoLease) {
+			_ = sc.raw.Close() // what the server still has to say must not be forwarded
+		}
 		closeWrite(sc.Conn)
 	})
 	_, err = io.Copy(c.conn, sc.Conn)

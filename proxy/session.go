@@ -243,7 +243,7 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 
 func (s *clientSession) acquireStandby(backend string) (*serverConn, error) {
 	b := s.shared.cluster.State().Backend(backend)
-	if b == nil || b.Status != cluster.StatusUp {
+	if b == nil || b.Status != cluster.StatusUp || b.Role != cluster.RoleStandby {
 		return nil, errBackendGone
 	}
 	return s.shared.pools.acquire(s.ctx, *b, s.client)

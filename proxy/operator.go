@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/session"
+)
+
+// SessionInfo describes a client's session for operators.
+type SessionInfo struct {
+	ID                          uint64
+	Client                      string // its address; [local] for a Unix socket
+	User, Database, Application string
+	State                       string // idle, active, idle in transaction, held
+	Began                       time.Time
+	Backends                    []string // of the server connections that it has now
+}
+
+// Sessions describes all sessions, in the order of their start. Replication clients
+// are none.
+func (s *Server) Sessions() []SessionInfo {
+	var all []SessionInfo
+	for _, cs := range s.sessions.all() {
+		all = append(all, SessionInfo{
+			ID: cs.id, Client: cs.client.addr(), User: cs.client.user, Database: cs.client.database,
+			Application: cs.client.appName, State: cs.state.Load().String(), Began: cs.began, Backends: cs.backends(),
+		})
+	}
+	return all
+}
+
+// backends names the servers that the session is connected to.
+func (s *clientSession) backends() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot := session.Primary; slot <= session.Standby; slot++ {
+		if sv := s.mu.servers[slot]; sv != nil {
+			names = append(names, sv.loan.backend)
+		}
+	}
+	return names
+}
+
+// ErrNoSession tells that there is no session of that ID.
+var ErrNoSession = errors.New("no such session")
+
+// killTimeout bounds how long the end of a session waits for a client that does not
+// read, and for a server that is asked to stop working.
+const killTimeout = time.Second
+
+// Kill ends a session: its client is told 57P01, and the statement that runs for it
+// is cancelled.
+func (s *Server) Kill(id uint64) error {
+	s.sessions.mu.Lock()
+	cs := s.sessions.mu.byID[id]
+	s.sessions.mu.Unlock()
+	if cs == nil {
+		return ErrNoSession
+	}
+	loan := cs.cancelTarget()
+	if loan != nil && !loan.beginCancel() {
+		loan = nil
+	}
+	cs.kill()
+	if loan != nil {
+		defer loan.endCancel()
+		ctx, done := context.WithTimeout(context.Background(), killTimeout)
+		defer done()
+		if err := s.dialer.cancel(ctx, loan.address, loan.pid, loan.secret); err != nil {
+			s.log.Warn("statement of a killed session not cancelled", "session", id, "error", err)
+		}
+	}
+	return nil
+}
+
+var errKilled = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: terminating connection due to administrator command"}
+
+// kill tells the client and closes its connection.
+func (s *clientSession) kill() {
+	late := time.AfterFunc(killTimeout, s.abort)
+	defer late.Stop()
+	var o outputs
+	s.mu.Lock()
+	s.mu.core.End(errKilled.encode(pgwire.SeverityFatal))
+	s.progressed()
+	s.flush(&o, nil)
+}
+
+// PoolInfo counts the server connections of one backend, database and user.
+type PoolInfo struct {
+	Backend, Database, User string
+	Idle, Used              int
+}
+
+// Pools counts the server connections, by backend, database and user.
+func (s *Server) Pools() []PoolInfo {
+	var all []PoolInfo
+	index := make(map[[3]string]int)
+	for _, c := range s.pools.list() {
+		key := [3]string{c.backend, c.database, c.user}
+		i, ok := index[key]
+		if !ok {
+			i = len(all)
+			index[key] = i
+			all = append(all, PoolInfo{Backend: c.backend, Database: c.database, User: c.user})
+		}
+		if c.lent {
+			all[i].Used++
+		} else {
+			all[i].Idle++
+		}
+	}
+	slices.SortFunc(all, func(a, b PoolInfo) int {
+		return strings.Compare(a.Backend+"\x00"+a.Database+"\x00"+a.User, b.Backend+"\x00"+b.Database+"\x00"+b.User)
+	})
+	return all
+}
