@@ -26,7 +26,7 @@ func processesIn(dir string) []int {
 	var pids []int
 	for _, e := range entries {
 		cwd, err := os.Readlink(e)
-		if err != nil || cwd != dir && cwd != dir+" (deleted)" {
+		if err != nil || cwd != dir+" (deleted)" && (cwd != dir || !sameFile(e, dir)) {
 			continue // another's, or gone since
 		}
 		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(e))); err == nil {
@@ -49,10 +49,22 @@ func postmaster(dir string) int {
 	if err != nil || pid <= 0 { // negative: postgres --single
 		return 0
 	}
-	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != dir {
+	link := fmt.Sprintf("/proc/%d/cwd", pid)
+	if cwd, err := os.Readlink(link); err != nil || cwd != dir || !sameFile(link, dir) {
 		return 0
 	}
 	return pid
+}
+
+// sameFile tells a server from one in a container, whose directory may have the same
+// name.
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	two, err := os.Stat(b)
+	return err == nil && os.SameFile(one, two)
 }
 
 // killAll kills the postmaster and all its children, and waits until they are gone.
