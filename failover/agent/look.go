@@ -222,9 +222,10 @@ func (a *Agent) follows(conninfo, slot string) string {
 	return Elsewhere
 }
 
-// slotOn is the slot that this server uses on b: only an agent there makes it.
+// slotOn is the slot that this server uses on b: only an agent there makes it, and
+// only where pgproxy manages the servers.
 func (a *Agent) slotOn(b *cluster.Backend) string {
-	if b.Agent == "" {
+	if b.Agent == "" || !a.deps.Managed {
 		return ""
 	}
 	return slotName(a.deps.Backend)

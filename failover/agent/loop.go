@@ -372,7 +372,7 @@ func (l *loop) report() {
 	}
 	if l.task != nil {
 		r.Task, r.task, r.Trouble = l.task.step.Action.String(), &l.task.notes, ""
-		if stops(l.task.step.Action) && (r.Server == cluster.ServerStopped || r.Server == cluster.ServerMissing) {
+		if stops(l.task.step.Action) && !r.Stopped && (r.Server == cluster.ServerStopped || r.Server == cluster.ServerMissing) {
 			r.Server = cluster.ServerBusy
 		}
 	}

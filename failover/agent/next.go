@@ -127,6 +127,8 @@ func next(v View) Step {
 		return Step{Action: ActionFence, Why: fmt.Sprintf("no quorum for %v", v.FenceAfter)}
 	case b.Recovery != nil && v.Files.Rebuilt != b.Recovery.ID && v.State.Operation == nil:
 		return recovery(v, b)
+	case !v.Managed && v.Server.Streaming && (v.Files.Marker || v.Files.Left):
+		return Step{Action: ActionSettle, Why: "it was rebuilt and streams"}
 	case !v.Managed:
 		return wait("failover.mode is not managed")
 	case v.State.Operation != nil:

@@ -233,3 +233,30 @@ func showReport(l cluster.Local) string {
 	}
 	return b.String()
 }
+
+// TestNextUnmanaged: where another tool has the roles only what an operator asks for
+// is done.
+func TestNextUnmanaged(t *testing.T) {
+	state := &cluster.State{Primary: "h1", Timeline: 4, SystemID: 7, Backends: []cluster.Backend{
+		{Name: "h1", Role: cluster.RolePrimary, Status: cluster.StatusUp}, {Name: "h2", Status: cluster.StatusUp},
+	}}
+	v := View{Now: scriptStart, Held: scriptStart.Add(-time.Hour), Backend: "h2", State: state, FenceAfter: time.Second}
+	for _, s := range []Server{
+		{State: cluster.ServerPrimary, SystemID: 7, Timeline: 4},
+		{State: cluster.ServerStopped, SystemID: 7, Timeline: 3},
+		{State: cluster.ServerStandby, SystemID: 7, Timeline: 3, End: 500, Follows: Elsewhere},
+	} {
+		v.Server = s
+		if got := Next(v); got.Action != ActionNone || got.Trouble != "" {
+			t.Errorf("%s: %s", s.State, got)
+		}
+	}
+	state.Backends[1].Status, state.Backends[1].Recovery = cluster.StatusRecovering, &cluster.Recovery{ID: 3}
+	if got := Next(v); got.Action != ActionRebuild {
+		t.Errorf("recovering: %s", got)
+	}
+	v.Files, v.Server.Streaming = Files{Rebuilt: 3, Left: true}, true
+	if got := Next(v); got.Action != ActionSettle {
+		t.Errorf("rebuilt: %s", got)
+	}
+}

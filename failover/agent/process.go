@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -84,6 +85,32 @@ func killAll(ctx context.Context, dir string) error {
 		}
 		return len(pids) == 0, nil
 	})
+}
+
+// killCopies kills the copying into dir of a pgproxy that was killed itself: a
+// pg_basebackup dies with it, its child that receives the log not at once, and would
+// go on writing into what the next one makes.
+func killCopies(dir string) error {
+	entries, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		panic("BUG: bad glob pattern: " + err.Error())
+	}
+	for _, e := range entries {
+		content, err := os.ReadFile(e)
+		if err != nil {
+			continue // gone since
+		}
+		args := strings.Split(string(content), "\x00")
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(e)))
+		if err != nil || filepath.Base(args[0]) != "pg_basebackup" ||
+			!slices.Contains(args, dir) || !slices.Contains(args, copyLabel) { // an operator's own
+			continue
+		}
+		if err := signal(pid, syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func signal(pid int, sig syscall.Signal) error {

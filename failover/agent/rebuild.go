@@ -17,6 +17,9 @@ import (
 // written while it is made, in bytes.
 const spare = 256 << 20
 
+// copyLabel tells our copies from those of others.
+const copyLabel = "--label=pgproxy"
+
 // tablespace is a directory of the source that lies outside of its data directory.
 type tablespace struct {
 	oid    string
@@ -270,7 +273,7 @@ func (a *Agent) copyFrom(ctx context.Context, t *task, source *cluster.Backend, 
 	}
 	args := []string{
 		"-D", p.data + suffix, "-d", a.conninfo(source), "-X", "stream", "--checkpoint=fast", "--progress", "--no-password",
-		"--label=pgproxy",
+		copyLabel,
 	}
 	if p.slot != "" {
 		args = append(args, "--slot="+p.slot)

@@ -54,6 +54,11 @@ func (a *Agent) resume() error {
 		return err
 	}
 	dir := a.dataDir()
+	for _, d := range []string{dir, dir + newSuffix} {
+		if err := killCopies(d); err != nil {
+			return err
+		}
+	}
 	switch {
 	case s == nil:
 		// Nothing is known; the name tells enough.
