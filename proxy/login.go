@@ -70,6 +70,12 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	if connect == nil {
 		connect = (&net.Dialer{KeepAliveConfig: d.keepalive.net()}).DialContext
 	}
+	if t != nil {
+		within, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(t.over, func() { cancel(errNoLease) })()
+		ctx = within
+	}
 	raw, err := connect(ctx, network, target)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,9 @@ const (
 	maxLookups = 4
 	// lookupTimeout bounds one auth query on the server.
 	lookupTimeout = 5 * time.Second
+	// patience is how long a server that does not answer is waited for when another one
+	// could be asked: a primary may be frozen, and is not known to be lost yet.
+	patience = time.Second
 )
 
 // lookups runs the auth query as the monitor, on connections that it keeps. It is
@@ -70,9 +73,9 @@ func (l *lookups) role(ctx context.Context, user string) (auth.Role, error) {
 	}
 	servers := usable(l.cluster.State())
 	err := errors.New("no server is up")
-	for _, b := range servers {
+	for i, b := range servers {
 		var role auth.Role
-		if role, err = l.ask(ctx, b, user); err == nil {
+		if role, err = l.askWithin(ctx, b, user, i < len(servers)-1); err == nil {
 			return role, nil
 		}
 		if ctx.Err() != nil {
@@ -94,6 +97,16 @@ func usable(s *cluster.State) []cluster.Backend {
 		}
 	}
 	return servers
+}
+
+// askWithin is ask; where there is another server to ask, this one has patience only.
+func (l *lookups) askWithin(ctx context.Context, b cluster.Backend, user string, another bool) (auth.Role, error) {
+	if another {
+		within, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		ctx = within
+	}
+	return l.ask(ctx, b, user)
 }
 
 // ask runs the query on one server: on a kept connection, and when that turns out

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -44,6 +45,10 @@ type tenure struct {
 	cluster  Cluster
 	lease    Lease
 	ended    atomic.Bool
+	// over ends when ended is set: who still connects is not to wait for a server that
+	// is the primary no more.
+	over   context.Context
+	finish context.CancelFunc
 
 	mu struct {
 		sync.Mutex
@@ -53,6 +58,7 @@ type tenure struct {
 
 func newTenure(backend string, timeline uint32, c Cluster, l Lease) *tenure {
 	t := &tenure{backend: backend, timeline: timeline, cluster: c, lease: l}
+	t.over, t.finish = context.WithCancel(context.Background())
 	t.mu.conns = make(map[*leasedConn]struct{})
 	return t
 }
@@ -99,6 +105,7 @@ func (t *tenure) guard(raw net.Conn) (net.Conn, error) {
 func (t *tenure) end() {
 	t.mu.Lock()
 	t.ended.Store(true)
+	t.finish()
 	conns := make([]*leasedConn, 0, len(t.mu.conns))
 	for c := range t.mu.conns {
 		conns = append(conns, c)
