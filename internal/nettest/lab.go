@@ -190,7 +190,7 @@ func configure(name string, addresses []string) error {
 // that name and address. It refuses where the machine has an address or a route in
 // that network already.
 func (l *Lab) AddRoot(name, address string) error {
-	if err := networkFree(address); err != nil {
+	if err := NetworkFree(address); err != nil {
 		return err
 	}
 	l.root = name
@@ -200,8 +200,8 @@ func (l *Lab) AddRoot(name, address string) error {
 	return configure(name, []string{address})
 }
 
-// networkFree tells why the machine cannot have an address of another network.
-func networkFree(address string) error {
+// NetworkFree tells why AddRoot would refuse that address.
+func NetworkFree(address string) error {
 	want, err := netip.ParsePrefix(address)
 	if err != nil {
 		return fmt.Errorf("read address: %w", err)

@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 
@@ -52,6 +53,15 @@ func (h *Host) Heal() error {
 		return err
 	}
 	return h.healFrom()
+}
+
+// Linked tells whether the host's cable is in and its port in the switch.
+func (h *Host) Linked() (linked bool, err error) {
+	err = h.onPort(func(port netlink.Link) error {
+		linked = port.Attrs().MasterIndex != 0 && port.Attrs().Flags&net.FlagUp != 0
+		return nil
+	})
+	return linked, err
 }
 
 // Carrier plugs the host's cable in, or pulls it: eth0 loses its carrier.

@@ -120,10 +120,16 @@ func TestCutAndCarrier(t *testing.T) {
 		if err := dial(t, h1, "10.77.0.12:5432", refusal); err == nil {
 			t.Errorf("%s: the host is still reached", name)
 		}
+		if linked, err := h2.Linked(); linked || err != nil {
+			t.Errorf("%s: linked %v (%v)", name, linked, err)
+		}
 		if carrier() != c.carrier {
 			t.Errorf("%s: carrier is %v, want %v", name, !c.carrier, c.carrier)
 		}
 		must(t, h2.Heal())
+		if linked, err := h2.Linked(); !linked || err != nil {
+			t.Errorf("healed after %s: linked %v (%v)", name, linked, err)
+		}
 		must(t, dial(t, h1, "10.77.0.12:5432", patience))
 	}
 }

@@ -127,6 +127,23 @@ func Open(path string) (*Cluster, error) {
 	return c, nil
 }
 
+// SavedDir returns the directory of a cluster that was saved, also of one that does
+// not run any more.
+func SavedDir(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read state: %w", err)
+	}
+	var s state
+	if err := json.Unmarshal(b, &s); err != nil {
+		return "", fmt.Errorf("read state: %w", err)
+	}
+	return s.Options.Dir, nil
+}
+
+// Password returns that of a role.
+func (c *Cluster) Password(role string) string { return c.passwords[role] }
+
 // Dir returns the directory of the cluster.
 func (c *Cluster) Dir() string { return c.o.Dir }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -140,6 +141,17 @@ func (h *Host) MemberProcesses() []int {
 		}
 	}
 	return pids
+}
+
+// MemberFrozen tells whether a member is there that SIGSTOP has stopped.
+func (h *Host) MemberFrozen() bool {
+	return slices.ContainsFunc(h.MemberProcesses(), frozen)
+}
+
+// frozen tells whether a process is stopped (proc(5), state T).
+func frozen(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.HasPrefix(string(b[strings.LastIndexByte(string(b), ')')+1:]), " T")
 }
 
 // signalMember fails where no member runs.

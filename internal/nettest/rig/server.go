@@ -202,6 +202,12 @@ func (h *Host) ServerRuns() bool {
 	return err == nil
 }
 
+// ServerFrozen tells whether the postmaster is stopped by SIGSTOP.
+func (h *Host) ServerFrozen() bool {
+	pid, err := h.postmaster()
+	return err == nil && frozen(pid)
+}
+
 // KillServer kills the postmaster with SIGKILL; its children notice and end.
 func (h *Host) KillServer() error { return h.signalPostmaster(syscall.SIGKILL) }
 
