@@ -9,13 +9,14 @@ GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VER
 # The race detector needs cgo; what is released is built without.
 GOTEST  = CGO_ENABLED=1 go test -race -p 2 -timeout 20m
 
-.PHONY: all build demo test lint bench fuzz clean
+.PHONY: all build demo test lint bench bench-failover fuzz clean
 
 all: build
 
 build:
 	$(GOBUILD) -o bin/ ./cmd/...
 
+# Three hosts on this machine; it needs root, for network namespaces.
 # make demo DEMO_EXEC='psql -c "show pool_nodes"' runs one command and ends.
 export DEMO_EXEC
 demo: build
@@ -47,6 +48,13 @@ $(TOOLS)/.installed: tools/go.mod tools/go.sum
 bench: build
 	@scripts/install-deps.sh bench
 	go run ./bench -pgproxy bin/pgproxy $(BENCH)
+
+# Failovers, ten of each kind, in network namespaces: how long no write is acknowledged.
+# FAILOVER='-n 50 -scenario pause-leader -servers 2 -witness' for others. It needs root.
+FAILOVER ?= -n 10
+bench-failover: build
+	@scripts/install-deps.sh failover
+	go run ./test/failover/measure -bin bin $(FAILOVER)
 
 # Every fuzz target, one after the other.
 fuzz:

@@ -18,33 +18,41 @@ import (
 // The demo runs copies of its own program as another user, so these tests run the
 // built one.
 
-// demoProgram is built once.
+// demoProgram is built once, by the first test that needs it.
 var demoProgram struct {
 	sync.Once
-	path string
-	err  error
+	dir, path string
+	err       error
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	_ = os.RemoveAll(demoProgram.dir) // "": nothing was built
+	os.Exit(status)
 }
 
 func demoBinary(t *testing.T) string {
 	t.Helper()
-	demoProgram.Do(func() {
-		dir, err := os.MkdirTemp("", "demo-program-")
-		demoProgram.path = filepath.Join(dir, "pgproxy")
-		if err == nil {
-			err = os.Chmod(dir, 0o755) // for the user nobody, too
-		}
-		if err == nil {
-			var out []byte
-			if out, err = exec.Command("go", "build", "-o", demoProgram.path, ".").CombinedOutput(); err != nil {
-				err = fmt.Errorf("build pgproxy: %w\n%s", err, out)
-			}
-		}
-		demoProgram.err = err
-	})
+	demoProgram.Do(func() { demoProgram.err = buildDemo(t.Context()) })
 	if demoProgram.err != nil {
 		t.Fatal(demoProgram.err)
 	}
 	return demoProgram.path
+}
+
+func buildDemo(ctx context.Context) (err error) {
+	if demoProgram.dir, err = os.MkdirTemp("", "demo-program-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(demoProgram.dir, 0o755); err != nil { // for the user nobody, too
+		return err
+	}
+	demoProgram.path = filepath.Join(demoProgram.dir, "pgproxy")
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", demoProgram.path, ".").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build pgproxy: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // demoTest is a demo that a test runs.
