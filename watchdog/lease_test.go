@@ -165,6 +165,7 @@ func TestConfirm(t *testing.T) {
 			{Check{Primary: "a"}, ""},
 			{Check{Idle: true}, ""},
 			{Check{Primary: "b"}, "not the primary"},
+			{Check{Idle: true, Vacant: true, Former: "a"}, `the primary is "a"`},
 			{Check{Operation: 3, Phase: cluster.PhaseDetach}, "not under way"},
 			{Check{Backend: "b", Recovery: 4}, "not under way"},
 			{Check{}, "nothing"},
@@ -178,6 +179,17 @@ func TestConfirm(t *testing.T) {
 	s := leader.propose(cluster.Command{Kind: cluster.KindBegin, At: time.Now(), Backend: "a", Operation: cluster.Failover})
 	if err := follower.Confirm(g.context(), Check{Operation: s.Operation.ID, Phase: cluster.PhaseBarrier}); err != nil {
 		t.Error(err)
+	}
+	if err := follower.Confirm(g.context(), Check{Operation: s.Operation.ID, Phase: cluster.PhaseBarrier, Candidate: "b"}); err == nil {
+		t.Error("another candidate is confirmed")
+	}
+	vacant := Check{Operation: s.Operation.ID, Phase: cluster.PhaseBarrier, Vacant: true, Former: "a", Timeline: s.Timeline}
+	if err := follower.Confirm(g.context(), vacant); err != nil {
+		t.Error(err)
+	}
+	vacant.Former = "b"
+	if err := follower.Confirm(g.context(), vacant); err == nil {
+		t.Error("another former primary is confirmed")
 	}
 	if err := follower.Confirm(g.context(), Check{Operation: s.Operation.ID, Phase: cluster.PhasePromote}); err == nil {
 		t.Error("another phase is confirmed")

@@ -58,6 +58,27 @@ func (w *Watchdog) Propose(ctx context.Context, c cluster.Command) (cluster.Stat
 	return *answer.state, nil
 }
 
+// ProposeLeading is Propose for what this member has decided as the leader: by what it
+// alone knows, and what the next leader may see otherwise. It is never handed on;
+// ErrNotLeader means that nothing has changed.
+func (w *Watchdog) ProposeLeading(ctx context.Context, c cluster.Command) (cluster.State, error) {
+	data, err := cluster.EncodeCommand(c)
+	if err != nil {
+		return cluster.State{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	l := w.leader.Load()
+	if l == nil {
+		return cluster.State{}, fmt.Errorf("propose %s: %w", c.Kind, ErrNotLeader)
+	}
+	answer, err := l.propose(ctx, proposeRequest{Command: data})
+	if err != nil {
+		return cluster.State{}, fmt.Errorf("propose %s: %w", c.Kind, err)
+	}
+	return *answer.state, nil
+}
+
 // waitEpoch waits until a State of that epoch or a newer one is in force here.
 func (w *Watchdog) waitEpoch(ctx context.Context, epoch uint64) error {
 	for {
@@ -117,8 +138,12 @@ func (l *leadership) propose(ctx context.Context, q proposeRequest) (proposeAnsw
 type Check struct {
 	Operation uint64        `json:"operation,omitempty"` // ID of the operation under way; 0 not asked about
 	Phase     cluster.Phase `json:"phase,omitempty"`     // of Operation
+	Candidate string        `json:"candidate,omitempty"` // of Operation, in PhasePromote
 	Idle      bool          `json:"idle,omitempty"`      // no operation is under way
 	Primary   string        `json:"primary,omitempty"`   // the backend is the primary; "" not asked about
+	Vacant    bool          `json:"vacant,omitempty"`    // there is no primary, and Former and Timeline are those of the last
+	Former    string        `json:"former,omitempty"`    // of Vacant; "" nobody
+	Timeline  uint32        `json:"timeline,omitempty"`  // of Vacant
 	Backend   string        `json:"backend,omitempty"`   // the backend is being recovered; "" not asked about
 	Recovery  uint64        `json:"recovery,omitempty"`  // ID of its recovery
 }
@@ -153,16 +178,21 @@ func (l *leadership) check(ctx context.Context, c Check) error {
 func (c Check) in(s *cluster.State) error {
 	o := s.Operation
 	switch {
-	case c.Operation == 0 && !c.Idle && c.Primary == "" && c.Backend == "":
+	case c.Operation == 0 && !c.Idle && c.Primary == "" && !c.Vacant && c.Backend == "":
 		return errors.New("nothing to confirm")
 	case c.Operation != 0 && (o == nil || o.ID != c.Operation):
 		return fmt.Errorf("operation %d is not under way", c.Operation)
 	case c.Operation != 0 && o.Phase != c.Phase:
 		return fmt.Errorf("operation %d is in phase %s, not %s", c.Operation, o.Phase, c.Phase)
+	case c.Operation != 0 && o.Candidate != c.Candidate:
+		// Phases come again: another standby may be promoted in the same operation.
+		return fmt.Errorf("operation %d has candidate %q, not %q", c.Operation, o.Candidate, c.Candidate)
 	case c.Idle && o != nil:
 		return fmt.Errorf("a %s is under way", o.Kind)
 	case c.Primary != "" && (s.Primary != c.Primary || o.Barred()):
 		return fmt.Errorf("%s is not the primary", c.Primary)
+	case c.Vacant && (s.Primary != "" || s.Former != c.Former || s.Timeline != c.Timeline):
+		return fmt.Errorf("the primary is %q, after %q on timeline %d", s.Primary, s.Former, s.Timeline)
 	}
 	if c.Backend == "" {
 		return nil

@@ -67,6 +67,25 @@ func TestProposeRefusesWhatWouldStopTheMembers(t *testing.T) {
 	leader.propose(cluster.Command{Kind: cluster.KindSetStatus, Backend: "a", Status: cluster.StatusUp})
 }
 
+func TestDecisionOfALeaderIsNotHandedOn(t *testing.T) {
+	g := newGroup(t, "h1", "h2", "h3")
+	g.start()
+	leader := g.leader()
+	leader.propose(configure("a"))
+	follower := g.followers(leader)[0]
+	before := leader.State().Epoch
+	if _, err := follower.ProposeLeading(g.context(), adopt("a")); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("a follower decides: %v", err)
+	}
+	if got := leader.State().Epoch; got != before {
+		t.Errorf("epoch is %d, was %d", got, before)
+	}
+	s, err := leader.ProposeLeading(g.context(), adopt("a"))
+	if err != nil || s.Primary != "a" || leader.State().Epoch != s.Epoch {
+		t.Errorf("the leader decides: primary %q, epoch %d of %d, %v", s.Primary, leader.State().Epoch, s.Epoch, err)
+	}
+}
+
 func TestLoneMember(t *testing.T) {
 	g := newGroup(t, "h1")
 	g.cfg.Members = nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,8 +17,8 @@ import (
 func (m *member) report() cluster.Report {
 	r := cluster.Report{
 		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(),
-		Sights: m.monitor.Sights(),
 	}
+	r.Sights = m.sights()
 	if m.agent != nil {
 		r.Local = m.agent.Local()
 	}
@@ -30,6 +31,20 @@ func (m *member) report() cluster.Report {
 		r.Links = m.addresses.Links()
 	}
 	return r
+}
+
+// sights returns what the probes saw, but of the primary only what they saw of it since
+// this member has known that it is the primary.
+func (m *member) sights() []cluster.Sight {
+	m.primary.Lock()
+	defer m.primary.Unlock()
+	if s := m.watchdog.State(); s.Primary != m.primary.name || s.Timeline != m.primary.timeline {
+		m.primary.name, m.primary.timeline, m.primary.since = s.Primary, s.Timeline, time.Now()
+	}
+	known := time.Since(m.primary.since)
+	return slices.DeleteFunc(m.monitor.Sights(), func(s cluster.Sight) bool {
+		return s.Backend == m.primary.name && s.Age+s.Took > known
+	})
 }
 
 // differs says how the configuration file differs from what the cluster has agreed
@@ -167,11 +182,11 @@ func (m *member) confirm(ctx context.Context, backend string) error {
 	s := m.watchdog.State()
 	var c watchdog.Check
 	if o := s.Operation; o != nil {
-		c.Operation, c.Phase = o.ID, o.Phase
+		c.Operation, c.Phase, c.Candidate = o.ID, o.Phase, o.Candidate
 	}
 	c.Idle = s.Operation == nil
-	if c.Primary = s.Primary; s.Operation.Barred() {
-		c.Primary = ""
+	if c.Primary = s.Primary; c.Primary == "" {
+		c.Vacant, c.Former, c.Timeline = true, s.Former, s.Timeline
 	}
 	if b := s.Backend(backend); b != nil && b.Recovery != nil {
 		c.Backend, c.Recovery = b.Name, b.Recovery.ID
@@ -186,6 +201,16 @@ func (l lease) Changed() <-chan struct{} { return l.LeaseChanged() }
 
 // leader is the watchdog's view of the leader, as failover asks for it.
 type leader struct{ *watchdog.Watchdog }
+
+// Propose is for decisions of this leadership only. When it has ended they were made on
+// what is no longer so.
+func (l leader) Propose(ctx context.Context, c cluster.Command) (cluster.State, error) {
+	s, err := l.ProposeLeading(ctx, c)
+	if errors.Is(err, watchdog.ErrNotLeader) {
+		err = fmt.Errorf("%w: %w", cluster.ErrEpoch, err)
+	}
+	return s, err
+}
 
 // Ask is bounded by ctx; who has not answered is seen by the reports that lack.
 func (l leader) Ask(ctx context.Context, backend string) { _ = l.Watchdog.Ask(ctx, backend) }
