@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -19,6 +20,8 @@ type loop struct {
 	looking bool
 	asked   []chan struct{} // wait for a look that begins later
 	waiting []chan struct{} // wait for the look under way
+	// answered wait until what was seen is reported.
+	answered []chan struct{}
 
 	task      *task
 	ended     time.Time // of the last task
@@ -99,7 +102,7 @@ func (l *loop) drain() {
 			l.upkeeping = false
 		}
 	}
-	for _, done := range append(l.asked, l.waiting...) {
+	for _, done := range slices.Concat(l.asked, l.waiting, l.answered) {
 		close(done)
 	}
 }
@@ -147,13 +150,11 @@ func (l *loop) look(ctx context.Context) {
 
 // take takes over what a look has seen.
 func (l *loop) take(s seen) {
-	for _, done := range l.waiting {
-		defer close(done)
+	if s.began.Before(l.ended) { // from before the last step
+		l.asked, l.waiting = append(l.asked, l.waiting...), nil
+		return
 	}
-	l.waiting = nil
-	if s.began.Before(l.ended) {
-		return // from before the last step
-	}
+	l.answered, l.waiting = append(l.answered, l.waiting...), nil
 	if s.State == cluster.ServerStandby {
 		if !s.quiet {
 			l.quiet = time.Time{}
@@ -218,6 +219,10 @@ func (l *loop) advance(ctx context.Context) {
 	}
 	v.Server.LogGone = l.logGone != "" && l.logGone == primaryOf(v.State)
 	l.report()
+	for _, done := range l.answered {
+		close(done)
+	}
+	l.answered = nil
 	if l.last.ended.IsZero() || l.last.filesErr != nil {
 		return
 	}

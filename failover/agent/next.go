@@ -148,9 +148,11 @@ func (v View) foreign() bool {
 }
 
 // fenceDue: this member has been without the quorum for so long that others may
-// have another primary (S7).
+// have another primary (S7). Only the recorded one is fenced: what another holds is
+// not to be taken for a standby's data.
 func (v View) fenceDue() bool {
-	return v.Server.State == cluster.ServerPrimary && v.Now.Sub(v.Held) >= v.FenceAfter
+	return v.Server.State == cluster.ServerPrimary && v.Server.Timeline == v.State.Timeline &&
+		v.State.Primary+v.State.Former == v.Backend && v.Now.Sub(v.Held) >= v.FenceAfter
 }
 
 // recovery makes a copy of the primary. An old server that runs as a standby goes
@@ -284,12 +286,10 @@ func stopped(v View, b *cluster.Backend) Step {
 		return Step{Action: ActionStartStandby, Source: v.State.Primary, Why: "it is a new copy"}
 	case v.Server.SystemID == 0:
 		return refuse("its control file cannot be read: pgproxy-pcp recover %s makes it anew", v.Backend)
+	case v.namesake():
+		return rebuild(v, fmt.Sprintf("there was another timeline %d, and a rewind would see nothing to do", v.Server.Timeline))
 	case v.Server.Produced && !v.Server.Clean:
 		return rewind(v, "it was a primary and has crashed")
-	case v.Server.Produced && v.Server.Timeline == v.State.Timeline:
-		// It says that it was the primary of the recorded timeline and it was not, so
-		// there were two with that number, and pg_rewind would see nothing to do (S6).
-		return rebuild(v, fmt.Sprintf("it was a primary on timeline %d, and so was another", v.Server.Timeline))
 	case !v.ancestor():
 		return rewind(v, v.diverged())
 	}
@@ -304,6 +304,8 @@ func follower(v View, b *cluster.Backend) Step {
 		return wait("it is to be rebuilt")
 	case s.Timeline > v.State.Timeline:
 		return refuse("it is a standby on timeline %d, newer than the recorded %d: an operator decides", s.Timeline, v.State.Timeline)
+	case v.namesake():
+		return rebuild(v, fmt.Sprintf("there was another timeline %d, and a rewind would see nothing to do", s.Timeline))
 	case !v.ancestor():
 		return rewind(v, v.diverged())
 	case s.Follows != v.State.Primary:
@@ -320,6 +322,14 @@ func follower(v View, b *cluster.Backend) Step {
 	return wait("it does not stream from %s yet", v.State.Primary)
 }
 
+// namesake tells whether this server's timeline only has the number of the recorded
+// one (S6): it was the primary of it, and the recorded primary is another; or it was
+// forked elsewhere.
+func (v View) namesake() bool {
+	s := v.Server
+	return s.Timeline == v.State.Timeline && (s.State == cluster.ServerStopped && s.Produced || v.State.Differs(s.History))
+}
+
 // ancestor tells whether the recorded timeline continues this server's log. Where
 // nobody knows the history of that timeline, a server that was a primary is taken
 // for one that has diverged, since a rewind that is not needed changes nothing, and a
@@ -332,7 +342,7 @@ func (v View) ancestor() bool {
 	if len(state.History) == 0 && v.Server.Timeline < state.Timeline {
 		return !v.Server.Produced
 	}
-	return state.Ancestor(v.Server.Timeline, v.Server.End)
+	return state.Continues(v.Server.Timeline, v.Server.End, v.Server.History)
 }
 
 // diverged says how far a server is beyond the point where its timeline was left.

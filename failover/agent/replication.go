@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -97,6 +98,9 @@ func (a *Agent) promote(ctx context.Context) error {
 	if _, err := query(ctx, conn, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_replay_resume()::text END"); err != nil {
 		return fmt.Errorf("promote: %w", err)
 	}
+	if err := a.skipRecorded(); err != nil {
+		return err
+	}
 	row, err := query(ctx, conn, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END")
 	if err != nil {
 		return fmt.Errorf("promote: %w", err)
@@ -119,6 +123,28 @@ func (a *Agent) promote(ctx context.Context) error {
 		return fmt.Errorf("promote: %w", err)
 	}
 	a.askCheckpoint()
+	return nil
+}
+
+// skipRecorded makes the number of the recorded timeline one that the server has
+// seen. A candidate that never followed the last primary would take it a second time;
+// PostgreSQL takes the first number without a history file (xlog.c, findNewestTimeLine).
+func (a *Agent) skipRecorded() error {
+	state := a.deps.State()
+	if state.Timeline < 2 || len(state.History) == 0 {
+		return nil
+	}
+	path := filepath.Join(a.dataDir(), "pg_wal", fmt.Sprintf("%08X.history", state.Timeline))
+	if exists(path) {
+		return nil
+	}
+	var text strings.Builder
+	for _, f := range state.History {
+		fmt.Fprintf(&text, "%d\t%s\tknown to the cluster\n", f.Timeline, f.End)
+	}
+	if err := writeFile(path, []byte(text.String())); err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
 	return nil
 }
 
