@@ -28,6 +28,8 @@ type Grantor struct {
 type entry struct {
 	primary      string
 	end          time.Time // by the leader's clock, drift included
+	other        time.Time // end of one that it may still hold on another server: its answer may be lost
+	epoch        uint64    // no operation up to this one can have closed connections of this lease
 	acknowledged uint64    // ID of the operation for which the connections are closed since
 }
 
@@ -57,18 +59,22 @@ func (g *Grantor) Grant(member string, s *cluster.State, sent, now time.Time) (G
 	for name, e := range g.table {
 		if !now.Before(e.end) {
 			delete(g.table, name)
-		} else if e.primary != s.Primary && e.acknowledged == 0 && name != member {
+		} else if name != member && (e.primary != s.Primary && e.acknowledged == 0 || now.Before(e.other)) {
 			return grant, nil
 		}
 	}
 	grant.Primary, grant.Timeline = s.Primary, s.Timeline
 	// The member counts from before now, so its lease ends before this. An earlier
 	// one, still running, may end later: its round was younger.
-	end := now.Add(Stretched(left))
-	if old := g.table[member].end; old.After(end) {
-		end = old
+	old := g.table[member]
+	next := entry{primary: s.Primary, end: later(now.Add(Stretched(left)), old.end), other: old.other, epoch: s.Epoch}
+	if old.primary != s.Primary && old.acknowledged == 0 {
+		next.other = later(old.other, old.end)
 	}
-	g.table[member] = entry{primary: s.Primary, end: end}
+	if s.Operation != nil { // a switchover that drains: the lease is of its time
+		next.epoch = s.Operation.ID - 1
+	}
+	g.table[member] = next
 	return grant, nil
 }
 
@@ -85,9 +91,9 @@ func (g *Grantor) mayName(s *cluster.State) bool {
 
 // Acknowledge notes that the member's connections to the old primary are closed for
 // the operation with that ID; 0 says nothing. It holds until a lease names a primary
-// again.
+// again. One of an operation from before the lease says nothing about it.
 func (g *Grantor) Acknowledge(member string, barred uint64) {
-	if e, ok := g.table[member]; ok && barred > e.acknowledged {
+	if e, ok := g.table[member]; ok && barred > max(e.acknowledged, e.epoch) {
 		e.acknowledged = barred
 		g.table[member] = e
 	}

@@ -105,6 +105,9 @@ func TestGrantNamesOnePrimaryAtATime(t *testing.T) {
 	if out := grant(t, g, "m1", state(6, "b"), 1009*time.Millisecond); out.Primary != "b" {
 		t.Errorf("b is not named to the one who held a: %+v", out)
 	}
+	if out := grant(t, g, "m2", state(6, "b"), 1009*time.Millisecond); out.Primary != "" {
+		t.Errorf("b is named while m1, whose grant may be lost, may hold a: %+v", out)
+	}
 	if out := grant(t, g, "m2", state(6, "b"), 1010*time.Millisecond); out.Primary != "b" {
 		t.Errorf("b is not named when no lease on a runs: %+v", out)
 	}
@@ -149,6 +152,14 @@ func TestBarred(t *testing.T) {
 		barred(g, 2*time.Second, 0)
 		if out := grant(t, g, "m1", state(5, "a"), 2*time.Second); out.Primary != "" {
 			t.Errorf("a State from before the barrier is granted: %+v", out)
+		}
+	})
+	t.Run("acknowledged before the lease", func(t *testing.T) {
+		g := NewGrantor(length, 1, start)
+		grant(t, g, "m1", state(9, "a"), 0) // the operation 9 has ended, and a is what it ended with
+		g.Acknowledge("m1", 9)              // as the member goes on to report
+		if out := grant(t, g, "m2", state(10, "b"), 0); out.Primary != "" {
+			t.Errorf("b is named while m1 may hold a: %+v", out)
 		}
 	})
 	t.Run("granted again after the acknowledgement", func(t *testing.T) {
