@@ -28,14 +28,28 @@
 //	awaitSamples        must not block its reader                                  for them
 //	serveReplication    one direction of a            the client's bytes           either side is gone
 //	                    replication client
-//	pools.run           the upkeep of the pools       Cluster.Changed, a ticker    after the last session
+//	pools.run           the upkeep of the pools, the  Cluster.Changed, the lease,  after the last session
+//	                    end of the primary's tenure   tickers
 //	pools.clean         one link that is reset        its release                  it is clean or closed; pools.run waits
-//	sessions.run        the routing                   Cluster.Changed, a ticker    after the last session
+//	sessions.run        the routing, the drain of a   Cluster.Changed, the lease,  after the last session
+//	                    switchover                    a ticker
 //	catalogs.run        the readers of catalogs       sessions that miss one       after the last session
 //
 // A link belongs to the pools while it is idle, to pools.clean while it is reset,
 // and to the session while it is lent; only the pools may close it under a session
 // (when its backend is lost), and only the cancel registry reads its key meanwhile.
+//
+// # The primary's lease
+//
+// Every connection to the primary is one of a tenure: the time in which the State
+// names that server, on that timeline, and this member holds a lease (S1). The
+// connection itself compares the lease with the clock before each write and after
+// each read, whoever uses it: sessions, logins, COPY, replication clients, resets,
+// the auth query and the catalog's. Guaranteed: no byte is written and none that came
+// is given out without a lease, also by a process that was paused; and when Barred
+// names an operation no connection of an earlier tenure is open. Not under it are
+// CancelRequests, which carry no statement, and package health.
+//
 // Everything that several goroutines use is behind a mutex (pools, gate,
 // cancelRegistry, lookups, the session's mu) that is never held across I/O,
 // or immutable (dialer, identity, client after its startup, cluster.State).

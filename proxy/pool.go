@@ -519,7 +519,9 @@ func (p *pools) follow() (out []*link) {
 		left := b.Status != before && before == cluster.StatusUp
 		lost := b.Status != before && b.Status == cluster.StatusDown
 		if demoted || promoted || left || rebuilt || lost {
-			out = append(out, bp.retire(rebuilt || lost && !primary)...)
+			// Of a primary that is none any more also those from when it was a standby: a
+			// barrier is not acknowledged while one is open.
+			out = append(out, bp.retire(demoted || rebuilt || lost && !primary)...)
 		}
 		out = append(out, bp.dispatch()...) // the limit may have been raised
 	}

@@ -46,7 +46,7 @@ func (s *clientSession) acquirePrimary() (*serverConn, error) {
 	sh.metrics.held.Inc()
 	defer sh.metrics.held.Dec()
 	for {
-		retry := time.NewTimer(retryPrimary)
+		retry := time.NewTimer(sh.retry)
 		select {
 		case <-changed:
 		case <-leased:

@@ -43,10 +43,11 @@ type sessions struct {
 	routing  atomic.Pointer[routing]
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
-	bulk         sync.Pool  // of *[bulkBuffer]byte
-	wheel        lb.Wheel   // over all servers, for the first choice of a session
-	standbyWheel lb.Wheel   // over the standbys
-	starting     func() int // connections that have not authenticated yet
+	retry        time.Duration // see retryPrimary
+	bulk         sync.Pool     // of *[bulkBuffer]byte
+	wheel        lb.Wheel      // over all servers, for the first choice of a session
+	standbyWheel lb.Wheel      // over the standbys
+	starting     func() int    // connections that have not authenticated yet
 
 	mu struct {
 		sync.Mutex
@@ -58,7 +59,7 @@ type sessions struct {
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
 		cfg: cfg, cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
-		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting,
+		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting, retry: retryPrimary,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
 	var err error
@@ -84,7 +85,7 @@ type routing struct {
 	all           []lb.Candidate // the same and the primary
 	standbyWeight int
 	primaryWeight int
-	hasPrimary    bool // it is up: without one even reads with a weight for it go to standbys
+	hasPrimary    bool // it may be used: without one even reads with a weight for it go to standbys
 }
 
 // upPrimary returns the primary unless it is known to be down; nil: there is none.
@@ -105,13 +106,14 @@ func (sh *sessions) run(ctx context.Context) {
 	defer tick.Stop()
 	told := uint64(0) // ID of the operation for which the sessions were told to let go of the primary; 0 none
 	for {
-		changed := sh.cluster.Changed()
+		changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
 		told = sh.yield(told)
 		sh.route()
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-leased:
 		case <-tick.C:
 		}
 	}
@@ -125,7 +127,7 @@ func (sh *sessions) route() {
 	state := sh.cluster.State()
 	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
 	r.all = slices.Clone(r.standbys)
-	if b := upPrimary(state); b != nil {
+	if b := upPrimary(state); b != nil && draining(state) == nil && time.Until(sh.pools.lease.Until(b.Name)) > 0 {
 		r.hasPrimary, r.primaryWeight = true, b.Weight
 		r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
 	}
