@@ -173,3 +173,28 @@ func TestDocumentedConfigurationLoads(t *testing.T) {
 	parse("the witness", strings.Replace(witness, "name: h1 ", "name: w ", 1))
 	parse("systemctl", strings.Replace(whole, "agent:\n", blocks[2][1], 1))
 }
+
+// TestDocumentedFilesExist: a path in the pages leads somewhere.
+func TestDocumentedFilesExist(t *testing.T) {
+	found := 0
+	for _, page := range pages {
+		text := readFile(t, filepath.Join(root, page))
+		for _, m := range regexp.MustCompile("`([a-z_]+(?:/[A-Za-z0-9_.*-]+)+)`").FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, strings.Split(m[1], "/")[0])); err != nil || strings.HasPrefix(m[1], "bin/") || strings.HasSuffix(m[1], "/...") {
+				continue // another project's; made by make build; a whole tree
+			}
+			found++
+			if files, err := filepath.Glob(filepath.Join(root, m[1])); err != nil || len(files) == 0 {
+				t.Errorf("%s: there is no %s", page, m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`).FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("%d paths found in the pages: the pattern misses them", found)
+	}
+}
