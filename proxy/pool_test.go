@@ -417,6 +417,26 @@ func TestPoolClosesAStandbyThatWentDown(t *testing.T) {
 	pt.wantCounts(0, 0)
 }
 
+// A connection that was lent when its server was a standby belongs to no tenure.
+func TestPoolClosesTheStandbysConnectionsOfADeposedPrimary(t *testing.T) {
+	pt := newPoolTest(t, DefaultPool(), 0)
+	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Role = "", cluster.RoleStandby })
+	lent, err := pt.acquire(t.Context(), *pt.pools.cluster.State().Backend("h1"), testClient("u"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Role = "h1", cluster.RolePrimary })
+	if _, err := lent.Write(pgwire.AppendQuery(nil, "SELECT 1")); err != nil {
+		t.Errorf("after the promotion: %v", err)
+	}
+	pt.change(func(s *cluster.State) { s.Primary, s.Backends[0].Role = "", cluster.RoleUnknown })
+	if _, err := lent.Write(pgwire.AppendQuery(nil, "SELECT 1")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("behind the barrier: %v", err)
+	}
+	lent.Close()
+	pt.wantCounts(0, 0)
+}
+
 func TestPoolWaitersLearnThatTheBackendIsGone(t *testing.T) {
 	pt := newPoolTest(t, DefaultPool(), 1)
 	pt.get("u")
