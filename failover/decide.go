@@ -16,9 +16,9 @@ type Input struct {
 	Since time.Time // when the leadership began
 	Self  string    // the leader
 	State *cluster.State
-	// PrimarySince is when this member learnt of the State's primary and timeline; what
-	// was seen of that server before says nothing about the primary that it is now.
-	PrimarySince time.Time
+	// Known is since when this member has known what the State says, by its own clock;
+	// times in the State are by the clocks of those who proposed them.
+	Known Known
 	// Reports by member, the leader's own included.
 	Reports map[string]cluster.Reported
 	Voters  []string // names of all voting members, there or not
@@ -36,6 +36,37 @@ type Input struct {
 	// StopWait failover.stop_wait, DiskWait failover.disk_wait, Drain hold.drain.
 	RestartWait, PromoteWait, StopWait, DiskWait, Drain time.Duration
 	SlotKeep                                            uint64 // failover.slot_keep, bytes
+}
+
+// Known is when a member learnt of parts of the State.
+type Known struct {
+	// PrimaryEpoch is an epoch at which the State had its present primary and timeline.
+	// A member that had not applied it when it reported may have looked at that server
+	// before it was the primary.
+	PrimaryEpoch uint64
+	Phase        time.Time            // the operation under way and its phase
+	Status       map[string]time.Time // the status of each backend
+}
+
+// Learn returns k after a State was looked at that is not older than the one before.
+func (k Known) Learn(before, now *cluster.State, at time.Time) Known {
+	if before.Primary != now.Primary || before.Timeline != now.Timeline {
+		k.PrimaryEpoch = now.Epoch
+	}
+	if a, b := before.Operation, now.Operation; (a == nil) != (b == nil) || a != nil && (a.ID != b.ID || a.Phase != b.Phase) {
+		k.Phase = at
+	}
+	status := make(map[string]time.Time, len(now.Backends))
+	for i := range now.Backends {
+		b := &now.Backends[i]
+		if old := before.Backend(b.Name); old != nil && old.Status == b.Status {
+			status[b.Name] = k.Status[b.Name]
+		} else {
+			status[b.Name] = at
+		}
+	}
+	k.Status = status
+	return k
 }
 
 // Decision is what Decide wants done.
@@ -93,6 +124,7 @@ var situations = []func(*pass){
 	standbyBack,
 	slotTooLarge,
 	rebuildMarked,
+	historyKnown,
 	syncChanged,
 	addresses,
 	formatRaised,

@@ -15,18 +15,20 @@ type candidate struct {
 	name     string
 	timeline uint32
 	end      cluster.LSN
+	history  []cluster.Fork
 	order    int // in the list of backends: the configured priority
 }
 
 // choose returns the standby to promote, or why there is none (S5):
 //  1. its history is one that the recorded timeline continues
-//  2. with synchronous replication every acknowledged commit is on it, or on the
-//     newest of those that have reported
+//  2. with synchronous replication enough standbys have reported that every
+//     acknowledged commit is on the newest of them; PostgreSQL may have changed its
+//     synchronous standby before that was recorded, so one that is not may have more
 //  3. the newest log wins, then the order of the backends
 //
 // The old primary itself, when it runs as a standby, has all that it acknowledged.
 func (p *pass) choose(reported []candidate, old string) (*candidate, string) {
-	reported = slices.DeleteFunc(slices.Clone(reported), func(c candidate) bool { return !p.state.Ancestor(c.timeline, c.end) })
+	reported = slices.DeleteFunc(slices.Clone(reported), func(c candidate) bool { return !p.state.Continues(c.timeline, c.end, c.history) })
 	if len(reported) == 0 {
 		return nil, "no standby with the recorded history can be reached"
 	}
@@ -38,12 +40,10 @@ func (p *pass) choose(reported []candidate, old string) (*candidate, string) {
 		if len(recorded) == 0 {
 			return nil, fmt.Sprintf("no synchronous standby can be reached; %s may hold what was acknowledged", strings.Join(s.Standbys, ", "))
 		}
-		reported = recorded
 	case cluster.SyncAny:
 		if need := s.Listed - s.Num + 1; len(recorded) < need && !slices.ContainsFunc(recorded, func(c candidate) bool { return c.name == old }) {
 			return nil, fmt.Sprintf("%d of %d standbys of the quorum can be reached, %d are needed", len(recorded), s.Listed, need)
 		}
-		reported = recorded
 	case cluster.SyncNone:
 	}
 	best := slices.MaxFunc(reported, func(a, b candidate) int {

@@ -133,7 +133,8 @@ func newer(a, b *sighting) *sighting {
 }
 
 // sightings returns the views of b that are fresh and of its present address. A
-// member that is gone has no view.
+// member that is gone has no view, nor of the primary one that did not know yet that
+// it is the primary; a member that knows leaves out what it saw before.
 func (p *pass) sightings(b *cluster.Backend) []*sighting {
 	var all []*sighting
 	for _, member := range p.members() {
@@ -146,7 +147,7 @@ func (p *pass) sightings(b *cluster.Backend) []*sighting {
 			if s.Backend != b.Name || s.Address != b.Address || p.in.Now.Sub(v.at) >= p.in.fresh() {
 				continue
 			}
-			if b.Name == p.in.State.Primary && v.at.Add(-s.Took).Before(p.in.PrimarySince) {
+			if b.Name == p.in.State.Primary && r.Epoch < p.in.Known.PrimaryEpoch {
 				continue
 			}
 			all = append(all, v)

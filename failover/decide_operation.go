@@ -48,6 +48,24 @@ func (p *pass) diskHangs(old *cluster.Backend) bool {
 	return l != nil && old.Name == p.state.Primary && p.in.DiskWait > 0 && l.DiskHangs >= p.in.DiskWait
 }
 
+// inPhase returns for how long the operation has been in its phase; a phase that
+// began in this pass has just begun.
+func (p *pass) inPhase() time.Duration {
+	a, b := p.in.State.Operation, p.state.Operation
+	if a == nil || a.ID != b.ID || a.Phase != b.Phase {
+		return 0
+	}
+	return p.in.Now.Sub(p.in.Known.Phase)
+}
+
+// inStatus returns for how long a backend has had its status.
+func (p *pass) inStatus(b *cluster.Backend) time.Duration {
+	if was := p.in.State.Backend(b.Name); was == nil || was.Status != b.Status {
+		return 0
+	}
+	return p.in.Now.Sub(p.in.Known.Status[b.Name])
+}
+
 func (p *pass) whyLost(old *cluster.Backend, demoted bool) string {
 	if demoted {
 		return "it is a standby now"
@@ -77,7 +95,7 @@ func (p *pass) whyNoFailover(old *cluster.Backend) string {
 	}
 	if l := p.local(old); l != nil && l.Server == cluster.ServerStopped && l.Clean {
 		// Down since: before the command that says so, since now.
-		if old.Status != cluster.StatusDown || p.in.Now.Sub(old.Since) < p.in.RestartWait {
+		if old.Status != cluster.StatusDown || p.inStatus(old) < p.in.RestartWait {
 			return fmt.Sprintf("it was shut down cleanly and has %v to come back", p.in.RestartWait)
 		}
 	}
@@ -91,7 +109,7 @@ func (p *pass) whyNoFailover(old *cluster.Backend) string {
 	for i := range p.state.Backends {
 		if b := &p.state.Backends[i]; b.Name != old.Name && p.mayBecomePrimary(b) {
 			l := p.local(b)
-			there = append(there, candidate{name: b.Name, timeline: l.Timeline, end: l.End})
+			there = append(there, candidate{name: b.Name, timeline: l.Timeline, end: l.End, history: l.History})
 		}
 	}
 	if _, why := p.choose(there, old.Name); why != "" {
@@ -120,7 +138,7 @@ func (p *pass) mayBecomePrimary(b *cluster.Backend) bool {
 	if l == nil || l.Server != cluster.ServerStandby || l.Marker || l.SystemID != p.state.SystemID {
 		return false
 	}
-	return !p.looks[b.Name].down && p.state.Ancestor(l.Timeline, l.End)
+	return !p.looks[b.Name].down && p.state.Continues(l.Timeline, l.End, l.History)
 }
 
 // drained: nothing runs on the primary of a switchover any more, or what runs has
@@ -138,7 +156,7 @@ func drained(p *pass) {
 		p.end("%s is not a standby that can be reached", o.Target)
 	case p.local(old) == nil:
 		p.end("the agent of %s does not answer", o.Old)
-	case p.allDrained(o.ID) || p.in.Now.Sub(o.Since) >= p.in.Drain:
+	case p.allDrained(o.ID) || p.inPhase() >= p.in.Drain:
 		p.advance(cluster.PhaseBarrier, "", "")
 	}
 }
@@ -184,9 +202,9 @@ func oldStopped(p *pass) {
 		p.advance(cluster.PhasePromote, o.Target, "it has received all")
 	case l == nil && p.looks[o.Old].down:
 		p.end("%s is lost", o.Old) // and then fail over
-	case p.in.Now.Sub(o.Since) >= p.in.StopWait && mine && l.Stopped:
+	case p.inPhase() >= p.in.StopWait && mine && l.Stopped:
 		p.advance(cluster.PhaseRestart, "", o.Target+" has not received all in time")
-	case p.in.Now.Sub(o.Since) >= p.in.StopWait:
+	case p.inPhase() >= p.in.StopWait:
 		p.advance(cluster.PhaseRestart, "", o.Old+" did not stop in time")
 	default:
 		p.wait("%s: %s is being stopped", o.Kind, o.Old)
@@ -204,7 +222,7 @@ func oldRestarted(p *pass) {
 	switch {
 	case ok && seen.Role == cluster.RolePrimary && p.ours(seen) && seen.Timeline == p.state.Timeline && p.restarted(old, o.ID):
 		p.adopt(seen, "the switchover failed")
-	case p.looks[old.Name].down && p.in.Now.Sub(o.Since) >= p.in.StopWait:
+	case p.looks[old.Name].down && p.inPhase() >= p.in.StopWait:
 		p.end("%s did not start again", o.Old)
 	default:
 		p.wait("%s failed: %s is being started again", o.Kind, o.Old)
@@ -225,11 +243,11 @@ func standbysDetached(p *pass) {
 	if o == nil || o.Phase != cluster.PhaseDetach {
 		return
 	}
-	if p.mayStillWrite(p.state.Backend(o.Old)) && p.in.Now.Sub(o.Since) < stopTried {
+	if p.mayStillWrite(p.state.Backend(o.Old)) && p.inPhase() < stopTried {
 		p.wait("failover: %s is being stopped", o.Old)
 		return
 	}
-	late := p.in.Now.Sub(o.Since) >= detachWait
+	late := p.inPhase() >= detachWait
 	var reported []candidate
 	for i := range p.state.Backends {
 		b := &p.state.Backends[i]
@@ -237,7 +255,7 @@ func standbysDetached(p *pass) {
 		switch {
 		case b.Rebuild || b.Status == cluster.StatusDetached || b.Status == cluster.StatusRecovering || l == nil || l.Marker:
 		case l.Operation == o.ID && l.Detached:
-			reported = append(reported, candidate{name: b.Name, timeline: l.Timeline, end: l.End, order: i})
+			reported = append(reported, candidate{name: b.Name, timeline: l.Timeline, end: l.End, history: l.History, order: i})
 		case !late && p.mayReport(b, l):
 			p.wait("failover: %s has not said how far it got", b.Name)
 			return
@@ -311,7 +329,7 @@ func candidateLost(p *pass) {
 		why = l.Failed
 	case p.looks[b.Name].down:
 		why = "it is lost"
-	case p.in.Now.Sub(o.Since) >= p.in.PromoteWait:
+	case p.inPhase() >= p.in.PromoteWait:
 		why = fmt.Sprintf("not promoted within %v", p.in.PromoteWait)
 	default:
 		return

@@ -40,6 +40,20 @@ func rebuildMarked(p *pass) {
 	}
 }
 
+// historyKnown: the primary was adopted by what it was seen to be, and its agent can
+// tell the history of its timeline.
+func historyKnown(p *pass) {
+	b := p.state.Backend(p.state.Primary)
+	l := p.local(b)
+	if l == nil || len(p.state.History) > 0 || len(l.History) == 0 || p.state.Operation != nil ||
+		l.Server != cluster.ServerPrimary || l.Timeline != p.state.Timeline || b.Status != cluster.StatusUp {
+		return
+	}
+	p.do(cluster.Command{
+		Kind: cluster.KindAdoptPrimary, Backend: b.Name, Timeline: l.Timeline, SystemID: p.state.SystemID, History: l.History,
+	})
+}
+
 // rebuilt: a recovery has ended.
 func rebuilt(p *pass) {
 	for i := range p.state.Backends {

@@ -135,7 +135,7 @@ func firstStart(p *pass) {
 		switch {
 		case !ok:
 			p.wait("not all backends have been probed: %s", p.described())
-		case o.Alive && !o.Ready && p.in.Now.Sub(b.Since) < p.in.StartWait:
+		case o.Alive && !o.Ready && p.inStatus(b) < p.in.StartWait:
 			p.wait("a backend is starting up: %s", p.described())
 		case !o.Alive && !p.looks[b.Name].down:
 			p.wait("a backend may be down: %s", p.described())

@@ -40,7 +40,7 @@ func TestDecide(t *testing.T) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
 			case "state":
-				s.state, s.reports, s.now, s.primary = parseState(t, d), nil, testStart, time.Time{}
+				s.state, s.reports, s.now, s.known, s.last = parseState(t, d), nil, testStart, Known{}, cluster.State{}
 				s.since = testStart.Add(-time.Hour)
 				return show(&s.state)
 			case "operator":
@@ -59,7 +59,8 @@ type script struct {
 	state   cluster.State
 	now     time.Time
 	since   time.Time
-	primary time.Time // when the primary last changed
+	known   Known
+	last    cluster.State // that known was learnt from
 	reports map[string]cluster.Reported
 }
 
@@ -83,26 +84,25 @@ func (s *script) decide(t *testing.T, d *datadriven.TestData) string {
 		s.since = s.now
 	}
 	s.now = s.now.Add(10 * time.Millisecond)
-	in.Now, in.Since, in.PrimarySince = s.now, s.since, s.primary
+	s.learn()
+	in.Now, in.Since, in.Known = s.now, s.since, s.known
 	if strings.Contains(d.Input, ":") || slices.ContainsFunc(s.state.Backends, func(b cluster.Backend) bool { return b.Agent != "" }) {
 		in.Reports = s.parseReports(t, d)
 		s.reports = in.Reports
 	} else {
 		in.Voters = []string{"m1"}
-		in.Reports = reportOf(s.now, slices.Collect(maps.Values(parseObservations(t, d))))
+		in.Reports = reportOf(s.now, s.state.Epoch, slices.Collect(maps.Values(parseObservations(t, d))))
 	}
-	before := s.state
-	defer func() {
-		if s.state.Primary != before.Primary || s.state.Timeline != before.Timeline {
-			s.primary = s.now.Add(time.Millisecond)
-		}
-	}()
+	defer s.learn()
 	return decide(t, in)
 }
 
+// learn is what a member does when the State has changed.
+func (s *script) learn() { s.known, s.last = s.known.Learn(&s.last, &s.state, s.now), s.state }
+
 // reportOf is what one member that sees all of this reports.
-func reportOf(now time.Time, all []cluster.Observation) map[string]cluster.Reported {
-	r := cluster.Reported{At: now, Report: cluster.Report{Member: "m1", Format: cluster.Format, Up: time.Hour}}
+func reportOf(now time.Time, epoch uint64, all []cluster.Observation) map[string]cluster.Reported {
+	r := cluster.Reported{At: now, Report: cluster.Report{Member: "m1", Format: cluster.Format, Up: time.Hour, Epoch: epoch}}
 	for _, o := range all {
 		sight := cluster.Sight{
 			Backend: o.Backend, Address: o.Address, Alive: o.Alive, Ready: o.Ready, Refused: o.Refused, Failures: o.Failures,
@@ -148,6 +148,7 @@ func (s *script) operator(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.state = applyAll(t, s.state, []cluster.Command{c})
 	}
+	s.learn()
 	return show(&s.state)
 }
 
@@ -165,7 +166,7 @@ func (s *script) parseReports(t *testing.T, d *datadriven.TestData) map[string]c
 	for line := range strings.Lines(d.Input) {
 		member, items, _ := strings.Cut(strings.TrimSpace(line), ":")
 		items = strings.TrimSpace(items)
-		r := cluster.Reported{At: s.now, Report: cluster.Report{Member: member, Format: cluster.Format, Up: time.Hour}}
+		r := cluster.Reported{At: s.now, Report: cluster.Report{Member: member, Format: cluster.Format, Up: time.Hour, Epoch: s.state.Epoch}}
 		if items == "=" {
 			r = s.reports[member]
 			r.Sights = slices.Clone(r.Sights)
@@ -317,9 +318,7 @@ func decide(t testing.TB, in Input) string {
 		fmt.Fprintf(&b, "waiting: %s\n", d.Waiting)
 	}
 	next := applyAll(t, *in.State, d.Commands)
-	if next.Primary != in.State.Primary || next.Timeline != in.State.Timeline {
-		in.PrimarySince = in.Now.Add(time.Millisecond)
-	}
+	in.Known = in.Known.Learn(in.State, &next, in.Now)
 	*in.State = next
 	if again := Decide(in); len(again.Commands) > 0 {
 		t.Errorf("does not settle: %s", again.Commands[0])
@@ -456,22 +455,24 @@ func TestDecideIsSafe(t *testing.T) {
 		s := applyAll(t, cluster.State{}, []cluster.Command{{Kind: cluster.KindConfigure, At: testStart, Backends: specs}})
 		mode := rapid.SampledFrom([]Mode{ModeManaged, ModeExternal, ModeOff}).Draw(t, "mode")
 		now := testStart
+		var known Known
+		var learnt cluster.State
 		for range 12 {
 			now = now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "seconds")) * time.Second)
 			in := Input{Now: now, State: &s, Mode: mode, Retries: 1, StartWait: time.Minute, Voters: []string{"m1"}, Interval: time.Second, Timeout: time.Second}
+			known = known.Learn(&learnt, &s, now)
+			learnt, in.Known = s, known
 			seen := map[string]cluster.Observation{}
 			for _, n := range names {
 				if o, ok := drawObservation(t, n); ok {
 					seen[n] = o
 				}
 			}
-			in.Reports = reportOf(now, slices.Collect(maps.Values(seen)))
+			in.Reports = reportOf(now, s.Epoch, slices.Collect(maps.Values(seen)))
 			before := s
 			d := Decide(in)
 			s = applyAll(t, s, d.Commands)
-			if s.Primary != before.Primary || s.Timeline != before.Timeline {
-				in.PrimarySince = in.Now.Add(time.Millisecond)
-			}
+			in.Known = in.Known.Learn(&before, &s, in.Now)
 			for _, c := range d.Commands {
 				checkAdoption(t, in, seen[c.Backend], before, c)
 			}

@@ -61,14 +61,11 @@ type Reconciler struct {
 	watchdog Watchdog
 	log      *slog.Logger
 	metrics  *metrics
-	began    time.Time // when Run did
-	primary  struct {  // that the State named last
-		name     string
-		timeline uint32
-		since    time.Time
-	}
-	waiting repeated
-	refused repeated
+	began    time.Time      // when Run did
+	last     *cluster.State // that known was learnt from
+	known    Known
+	waiting  repeated
+	refused  repeated
 
 	asks sync.WaitGroup
 	mu   struct {
@@ -83,7 +80,7 @@ func New(cfg Config, settings Settings, watchdog Watchdog, log *slog.Logger, reg
 	if err != nil {
 		return nil, err
 	}
-	r := &Reconciler{cfg: cfg, settings: settings, watchdog: watchdog, log: log, metrics: m}
+	r := &Reconciler{cfg: cfg, settings: settings, watchdog: watchdog, log: log, metrics: m, last: &cluster.State{}}
 	r.mu.asking = make(map[string]bool)
 	return r, nil
 }
@@ -97,7 +94,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	for {
 		// Taken before the look, so that what changes during it is looked at too.
 		state, reports, leader := r.watchdog.Changed(), r.watchdog.ReportsChanged(), r.watchdog.LeaderChanged()
-		r.notePrimary()
+		r.learn()
 		var ticks <-chan time.Time
 		if _, since, ok := r.watchdog.Leading(); ok {
 			r.reconcile(ctx, since)
@@ -114,10 +111,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	}
 }
 
-// notePrimary notes when the State named another primary.
-func (r *Reconciler) notePrimary() {
-	if s := r.watchdog.State(); s.Primary != r.primary.name || s.Timeline != r.primary.timeline {
-		r.primary.name, r.primary.timeline, r.primary.since = s.Primary, s.Timeline, time.Now()
+// learn notes when this member learnt of what the State says now.
+func (r *Reconciler) learn() {
+	if now := r.watchdog.State(); now != r.last {
+		r.known, r.last = r.known.Learn(r.last, now, time.Now()), now
 	}
 }
 
@@ -152,8 +149,8 @@ func (r *Reconciler) reconcile(ctx context.Context, since time.Time) {
 
 func (r *Reconciler) input(since time.Time) Input {
 	in := Input{
-		Now: time.Now(), Since: since, PrimarySince: r.primary.since, Self: r.settings.Self,
-		State: r.watchdog.State(), Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
+		Now: time.Now(), Since: since, Known: r.known, Self: r.settings.Self,
+		State: r.last, Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
 		Backends: r.settings.Backends, Addresses: r.settings.Addresses,
 		Mode: r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
 		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,

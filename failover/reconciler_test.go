@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -56,7 +57,7 @@ func (f *fakeWatchdog) set(all ...cluster.Observation) {
 	for i := range all {
 		all[i].Address = all[i].Backend
 	}
-	m := reportOf(time.Now(), all)
+	m := reportOf(time.Now(), math.MaxUint64, all)
 	f.reports.Store(&m)
 	c := make(chan struct{})
 	if old := f.changed.Swap(&c); old != nil {

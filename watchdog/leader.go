@@ -17,6 +17,8 @@ const (
 	// writeTimeout is how long a write to the leader's own log may take. Heartbeats do
 	// not touch the disk: a leader whose disk hangs would lead for ever.
 	writeTimeout = 2 * time.Second
+	// writeGrace is the part of it that is kept for a second look.
+	writeGrace = 500 * time.Millisecond
 	// writeInterval is how often an idle leader writes something to find that out.
 	writeInterval = 3 * time.Second
 )
@@ -151,35 +153,43 @@ func (l *leadership) run(ctx context.Context) {
 }
 
 // writes tells whether an entry of this leadership could be committed. When it could
-// not and raft still leads, this member ends: another can write.
+// not and raft still leads, this member ends: another can write. A process that was
+// paused finds its timer over at once, so it tries once more before it believes that.
 func (l *leadership) writes(ctx context.Context) bool {
+	ok, hangs := l.write(ctx, writeTimeout-writeGrace)
+	if hangs {
+		ok, hangs = l.write(ctx, writeGrace)
+	}
+	if hangs {
+		l.w.fail(fmt.Errorf("this member leads, and could not write to its log within %v", writeTimeout))
+	}
+	return ok
+}
+
+// write commits an entry; hangs: it was not committed in time, and raft still leads.
+func (l *leadership) write(ctx context.Context, within time.Duration) (ok, hangs bool) {
 	done := make(chan error, 1)
 	// Not waited for at the end: it may hang with the disk. Shutdown of raft ends it.
-	go func() { done <- l.n.raft.Barrier(writeTimeout).Error() }()
-	timeout := time.NewTimer(writeTimeout)
+	go func() { done <- l.n.raft.Barrier(within).Error() }()
+	timeout := time.NewTimer(within)
 	defer timeout.Stop()
 	select {
 	case <-ctx.Done():
-		return false
+		return false, false
 	case err := <-done:
 		switch {
 		case err == nil:
-			return l.n.leads(l.term)
+			return l.n.leads(l.term), false
 		case errors.Is(err, raft.ErrLeadershipTransferInProgress):
-			return true
-		case !errors.Is(err, raft.ErrEnqueueTimeout) || !l.n.leads(l.term):
-			return false // raft says so itself soon
+			return true, false
+		case !errors.Is(err, raft.ErrEnqueueTimeout):
+			return false, false // raft says so itself soon
 		}
 	case <-timeout.C:
-		if !l.n.leads(l.term) {
-			return false
-		}
 	}
-	l.w.fail(fmt.Errorf("this member leads, and could not write to its log within %v", writeTimeout))
-	return false
+	return false, l.n.leads(l.term)
 }
 
-// Leading returns the term of this member's leadership and since when it leads. ok
 // is false when it does not, or when its State may lack what an earlier leader wrote.
 func (w *Watchdog) Leading() (term uint64, since time.Time, ok bool) {
 	l := w.leader.Load()

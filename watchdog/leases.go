@@ -116,10 +116,11 @@ func (w *Watchdog) noteMembership(err error) {
 // report makes this member's report.
 func (w *Watchdog) report() cluster.Report {
 	var r cluster.Report
+	epoch := w.State().Epoch // before: what the report says is not older than that
 	if w.deps.Report != nil {
 		r = w.deps.Report()
 	}
-	r.Member, r.Witness, r.Format, r.Epoch = w.deps.Name, w.deps.Witness, cluster.Format, w.State().Epoch
+	r.Member, r.Witness, r.Format, r.Epoch = w.deps.Name, w.deps.Witness, cluster.Format, epoch
 	return r
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,13 @@ type member struct {
 
 	dial func(address string) (*pgconn.Config, error) // as the monitor
 
+	// primary is what the State named when it was last looked at, and since when.
+	primary struct {
+		sync.Mutex
+		name     string
+		timeline uint32
+		since    time.Time
+	}
 	leaving atomic.Bool
 	changes event // of the State and the lease
 	stop    context.CancelFunc

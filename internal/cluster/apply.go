@@ -287,6 +287,10 @@ func (e *edit) adoptPrimary(b *Backend, c Command) error {
 		return err
 	}
 	if e.Primary == b.Name && e.Timeline == c.Timeline && b.Status == StatusUp {
+		if len(e.History) == 0 && len(c.History) > 0 {
+			e.History = slices.Clone(c.History)
+			e.changes(b.Name, fmt.Sprintf("history of timeline %d is known", c.Timeline), c.Reason)
+		}
 		return nil
 	}
 	if old := e.Backend(e.Primary); old != nil && old != b {

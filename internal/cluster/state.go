@@ -100,6 +100,26 @@ func (s *State) Backend(name string) *Backend {
 	return nil
 }
 
+// Continues is Ancestor for a server whose own history is known: two timelines may
+// have the same number, and are the same one only where all before them were left
+// at the same positions.
+func (s *State) Continues(timeline uint32, end LSN, history []Fork) bool {
+	return s.Ancestor(timeline, end) && !s.Differs(history)
+}
+
+// Differs tells whether a history left a timeline at another position than the
+// recorded one.
+func (s *State) Differs(history []Fork) bool {
+	for _, f := range history {
+		for _, own := range s.History {
+			if f.Timeline == own.Timeline && f.End != own.End {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // check returns the first invariant that s breaks:
 //  1. the names of the backends are unique and not empty
 //  2. Primary is "" or names the only backend with RolePrimary, which is not

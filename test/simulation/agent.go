@@ -264,6 +264,7 @@ func (a *agent) begin(t *task) {
 	case real.ActionFollow:
 		a.reload(t.step.Source, done)
 	case real.ActionPromote:
+		v.newest = max(v.newest, a.m.state.Timeline) // the agent writes its history file
 		v.promote(a.m.name, done)
 	case real.ActionRewind:
 		a.stopHard(a.m.guard(func() { a.rewind(t) }))

@@ -217,7 +217,7 @@ func (m *member) reconcile() {
 func (m *member) input() failover.Input {
 	l := &m.lease
 	in := failover.Input{
-		Now: m.clock(), Since: m.raft.elected, PrimarySince: m.primarySince, Self: m.name,
+		Now: m.clock(), Since: m.raft.elected, Known: m.known, Self: m.name,
 		State: m.state, Reports: l.reports,
 		Backends: m.sim.specs(), Addresses: []string{"10.0.0.1/24"},
 		Mode: failover.ModeManaged, Retries: healthRetries, Interval: healthInterval, Timeout: healthTimeout,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgproxy/pgproxy/failover"
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/watchdog/lease"
 )
@@ -20,6 +21,7 @@ type member struct {
 	holder       lease.Holder
 	since        time.Time // start of the process
 	primarySince time.Time // when it learnt of the primary
+	known        failover.Known
 
 	requests uint64
 	nudged   bool
@@ -70,6 +72,7 @@ func (m *member) start() {
 	m.client = client{}
 	m.startRaft()
 	m.state, m.primarySince = s.states[m.raft.applied], m.clock()
+	m.known = failover.Known{}.Learn(&cluster.State{}, m.state, m.clock())
 	m.every(length/4, m.renew)
 	m.everyServer(func(v *server) {
 		m.in(s.between(0, healthInterval), func() {
@@ -124,6 +127,7 @@ func (m *member) applied(state *cluster.State) {
 	if state.Primary != m.state.Primary || state.Timeline != m.state.Timeline {
 		m.primarySince = m.clock()
 	}
+	m.known = m.known.Learn(m.state, state, m.clock())
 	m.state = state
 	if m.sim.mutant != acknowledgeEarly {
 		m.holder = m.holder.Apply(state)
@@ -220,6 +224,9 @@ func (m *member) report() cluster.Report {
 		if g := m.sights[v.name]; g != nil && !g.at.IsZero() {
 			out := g.sight
 			out.Age = now.Sub(g.at)
+			if v.name == m.state.Primary && out.Age+out.Took > now.Sub(m.primarySince) {
+				return
+			}
 			out.SyncState = m.syncs[v.name]
 			r.Sights = append(r.Sights, out)
 		}

@@ -315,6 +315,9 @@ func forked(a, b *server) int {
 			break
 		}
 		common = min(end1, end2)
+		if end1 != end2 {
+			break // what follows begins at another position, and is another timeline
+		}
 	}
 	return common
 }
