@@ -58,6 +58,12 @@ func runAll(t *testing.T, o rig.Options) {
 			continue
 		}
 		t.Run(s.Name, func(t *testing.T) {
+			o := o
+			if s.Rig != nil {
+				stop()
+				defer stop()
+				s.Rig(&o)
+			}
 			if in == nil {
 				ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 				defer cancel()

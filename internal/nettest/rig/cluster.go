@@ -47,6 +47,7 @@ type Options struct {
 	Root     string            // the interface that links this machine to the cluster; "": none
 	Fresh    bool              // initdb anew instead of a copy of the machine's template
 	Outside  bool              // the servers' configuration lies outside of their data directories, as Debian has it
+	Space    bool              // the clients' database has a table, spaced, in a tablespace outside of the data directories
 	Settings map[string]string // of postgresql.conf, over the defaults
 	Sections string            // further sections of pgproxy.yaml
 	LogLevel string            // of pgproxy; empty: info
@@ -211,9 +212,19 @@ func (c *Cluster) StartServers(ctx context.Context) error {
 	if err := primary.Exec(ctx, string(setup)); err != nil {
 		return err
 	}
+	if c.o.Space {
+		if err := primary.makeSpace(ctx); err != nil {
+			return err
+		}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, h := range c.Servers()[1:] {
 		g.Go(func() error {
+			if c.o.Space {
+				if err := h.copyFrom(gctx, primary); err != nil {
+					return err
+				}
+			}
 			if err := h.makeStandby(primary); err != nil {
 				return err
 			}

@@ -67,6 +67,14 @@ log: {level: %s}
   connect: "host=%s port=%d user=%s"
   replication: {user: %s, password_file: %s}
 `, h.DataDir, c.bin.Dir, h.SocketDir, ServerPort, pgtest.Superuser, pgtest.ReplUser, c.replicationFile())
+		if c.o.Space {
+			fmt.Fprintln(&b, "  tablespaces:")
+			for _, other := range c.Servers() {
+				if other != h {
+					fmt.Fprintf(&b, "    %s: %s\n", other.space(), h.space())
+				}
+			}
+		}
 	}
 	b.WriteString(c.o.Sections)
 	return c.writeFile(h.Config, b.String())

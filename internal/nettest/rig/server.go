@@ -113,6 +113,40 @@ func (h *Host) makeStandby(primary *Host) error {
 	)
 }
 
+// space is where the tablespace lies with Options.Space. The hosts share their files,
+// so it lies elsewhere on each of them.
+func (h *Host) space() string { return filepath.Join(h.dir, "space") }
+
+// makeSpace makes the tablespace and a table in it.
+func (h *Host) makeSpace(ctx context.Context) error {
+	if err := os.Mkdir(h.space(), 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if err := h.c.own(h.space()); err != nil {
+		return err
+	}
+	if err := h.Exec(ctx, "CREATE TABLESPACE space LOCATION '"+h.space()+"'"); err != nil {
+		return err
+	}
+	_, err := h.QueryApp(ctx, "CREATE TABLE spaced TABLESPACE space AS SELECT generate_series(1, 1000) AS n")
+	return err
+}
+
+// copyFrom makes the data directory anew by pg_basebackup, as an operator does.
+func (h *Host) copyFrom(ctx context.Context, primary *Host) error {
+	if err := os.RemoveAll(h.DataDir); err != nil {
+		return fmt.Errorf("remove data directory: %w", err)
+	}
+	cmd := h.c.bin.Command(ctx, "pg_basebackup", "-D", h.DataDir, "--checkpoint=fast", "-h", primary.IP,
+		"-p", strconv.Itoa(ServerPort), "-U", pgtest.ReplUser, "-T", primary.space()+"="+h.space())
+	cmd.Env = append(cmd.Env, "PGPASSWORD="+h.c.passwords[pgtest.ReplUser])
+	cmd.SysProcAttr.Pdeathsig = 0
+	if err := h.runIn(cmd); err != nil {
+		return fmt.Errorf("copy server of %s to %s: %w", primary.Name, h.Name, err)
+	}
+	return h.writeServerConfig()
+}
+
 func (h *Host) serverLog() string { return filepath.Join(h.dir, "postgresql.log") }
 
 // StartServer starts the server as an operator does, and waits until it accepts
@@ -225,12 +259,12 @@ func (h *Host) FreezeServer() error {
 // ThawServer ends FreezeServer and FreezePostmaster.
 func (h *Host) ThawServer() error { return signalAll(h.ServerProcesses(), syscall.SIGCONT) }
 
-// DeleteData kills the server and removes its data directory.
+// DeleteData kills the server and removes its data directory, and its tablespace.
 func (h *Host) DeleteData() error {
 	if err := signalAll(h.ServerProcesses(), syscall.SIGKILL); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(h.DataDir); err != nil {
+	if err := errors.Join(os.RemoveAll(h.DataDir), os.RemoveAll(h.space())); err != nil {
 		return fmt.Errorf("delete data directory of %s: %w", h.Name, err)
 	}
 	return nil

@@ -24,6 +24,9 @@ type table struct {
 
 // run runs the scenario on one installation, or on a new one after each failure.
 func (t *table) run(ctx context.Context, p installation.Programs, o options) error {
+	if t.scenario.Rig != nil {
+		t.scenario.Rig(&o.rig)
+	}
 	var in *installation.Installation
 	defer func() {
 		if in != nil {

@@ -37,6 +37,8 @@ type Scenario struct {
 	Bar      time.Duration // for the median of the longest gap; 0: none
 	// GiveUp is when the writer gives a statement up; 0: after statementTimeout.
 	GiveUp time.Duration
+	// Rig changes the installation that the scenario needs, for itself alone; nil: any.
+	Rig func(*rig.Options)
 	// Servers is the least number that it needs; 0: two.
 	Servers int
 }

@@ -75,6 +75,10 @@ func All() []Scenario {
 			Break: recoverDeleted, Seamless: true, Lossless: true,
 		},
 		{
+			Name: "recover-tablespace", What: "a standby's data directory and tablespace are deleted, pgproxy-pcp recover",
+			Rig: func(o *rig.Options) { o.Space, o.Outside = true, true }, Break: recoverTablespace, Seamless: true, Lossless: true,
+		},
+		{
 			Name: "recover-interrupted", What: "recover, and kill -9 of the pgproxy that carries it out half-way",
 			Break: recoverInterrupted, Mend: restartMembers, Lossless: true,
 		},
@@ -494,6 +498,22 @@ func recoverDeleted(ctx context.Context, r *Run) error {
 	r.Log("recover: %s", strings.TrimSpace(out))
 	r.mark("recovered")
 	return err
+}
+
+// recoverTablespace deletes what a standby has in a tablespace too, on an installation
+// whose servers have their configuration elsewhere, as Debian's.
+func recoverTablespace(ctx context.Context, r *Run) error {
+	if err := recoverDeleted(ctx, r); err != nil {
+		return err
+	}
+	standby := r.standby()
+	return eventually(ctx, standby.Name+" has its table in the tablespace", func(ctx context.Context) error {
+		n, err := standby.QueryApp(ctx, "SELECT count(*) || ' ' || bool_and(pg_tablespace_location(oid) LIKE '%/"+standby.Name+"/%') FROM spaced, pg_tablespace WHERE spcname = 'space'")
+		if err == nil && n != "1000 true" {
+			err = fmt.Errorf("%s rows, in its own place", n)
+		}
+		return err
+	})
 }
 
 // recoverInterrupted kills the member of the server that is being recovered when the

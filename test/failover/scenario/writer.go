@@ -123,7 +123,7 @@ func (w *Writer) connect(ctx context.Context) *pgx.Conn {
 		}
 		if ctx.Err() == nil {
 			w.note(func() {
-				w.mu.refused = append(w.mu.refused, time.Now().Format(stamp + " ")+err.Error())
+				w.mu.refused = append(w.mu.refused, time.Now().Format(stamp+" ")+err.Error())
 			})
 		}
 		select {
