@@ -818,6 +818,9 @@ func (endlessRows) Read(b []byte) (int, error) {
 func TestOperatorsView(t *testing.T) {
 	l := newLeased(t, 0, nil)
 	conn := l.client()
+	if got := value(t, conn, "1"); got != "1" { // now it is listed
+		t.Error(got)
+	}
 	all := l.Sessions()
 	if len(all) != 1 || all[0].User != "app" || all[0].Database != "app" || all[0].State != "idle" ||
 		!slices.Equal(all[0].Backends, []string{"h1"}) || all[0].Client == "" || all[0].Began.IsZero() {
