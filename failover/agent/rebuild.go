@@ -241,6 +241,10 @@ func (a *Agent) beginInPlace(ctx context.Context, t *task, p plan, s *swap) erro
 	if err := a.stopHard(ctx); err != nil {
 		return err
 	}
+	// To stop may have taken long, and without the primary this may be the last copy.
+	if err := a.confirm(ctx, t); err != nil {
+		return err
+	}
 	if exists(filepath.Join(p.data, "PG_VERSION")) && !exists(filepath.Join(p.data, markerInData)) {
 		if err := a.files.keep(p.data); err != nil {
 			return err

@@ -88,7 +88,7 @@ func (a *Agent) setUpstream(ctx context.Context, conn *pgconn.PgConn, conninfo, 
 
 // promote makes the standby a primary and waits until it is one. It waits for no
 // checkpoint; one is asked for when the promotion is done.
-func (a *Agent) promote(ctx context.Context) error {
+func (a *Agent) promote(ctx context.Context, t *task) error {
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -99,6 +99,9 @@ func (a *Agent) promote(ctx context.Context) error {
 		return fmt.Errorf("promote: %w", err)
 	}
 	if err := a.skipRecorded(); err != nil {
+		return err
+	}
+	if err := a.confirm(ctx, t); err != nil { // all that takes time is done
 		return err
 	}
 	row, err := query(ctx, conn, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(false) END")

@@ -43,7 +43,8 @@ type task struct {
 
 // take carries out a step.
 func (a *Agent) take(ctx context.Context, t *task) error {
-	if t.step.Action.Irreversible() && t.step.Action != ActionRebuild { // which begins with what can be taken back
+	// A rebuild begins with what can be taken back, and a promotion with a session.
+	if t.step.Action.Irreversible() && t.step.Action != ActionRebuild && t.step.Action != ActionPromote {
 		if err := a.confirm(ctx, t); err != nil {
 			return err
 		}
@@ -56,6 +57,9 @@ func (a *Agent) take(ctx context.Context, t *task) error {
 		return a.startStandby(ctx, source)
 	case ActionRestartPrimary:
 		if err := a.stopHard(ctx); err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, t); err != nil { // to stop may have taken long
 			return err
 		}
 		return a.startPrimary(ctx)
@@ -73,7 +77,7 @@ func (a *Agent) take(ctx context.Context, t *task) error {
 	case ActionDetach:
 		return a.detach(ctx)
 	case ActionPromote:
-		return a.promote(ctx)
+		return a.promote(ctx, t)
 	case ActionFollow:
 		return a.follow(ctx, source)
 	case ActionRewind:
