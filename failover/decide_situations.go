@@ -174,7 +174,7 @@ func falsePrimary(p *pass) {
 	}
 	for _, b := range p.backends() {
 		o, ok := p.ready(b)
-		if !ok || o.Role != cluster.RolePrimary || b.Name == p.state.Primary || p.mayBePrimary(b) {
+		if !ok || o.Role != cluster.RolePrimary || b.Name == p.state.Primary || p.mayBePrimary(b) || p.stopped(b) {
 			continue
 		}
 		p.setRole(b, cluster.RoleUnknown)
@@ -183,6 +183,13 @@ func falsePrimary(p *pass) {
 			p.do(cluster.Command{Kind: cluster.KindMarkRebuild, Backend: b.Name, Reason: "a primary on the recorded timeline"})
 		}
 	}
+}
+
+// stopped tells whether the agent of b says that it runs as no primary any more: what
+// a probe saw was before that.
+func (p *pass) stopped(b *cluster.Backend) bool {
+	l := p.local(b)
+	return l != nil && (l.Server == cluster.ServerStopped || l.Server == cluster.ServerStandby || l.Server == cluster.ServerMissing)
 }
 
 // mayBePrimary tells whether the operation under way knows b as a primary: its

@@ -162,14 +162,18 @@ func (s *event) fire() {
 	}
 }
 
-// joinChanges fires changes for every change of the State or of the lease.
+// joinChanges fires changes for every change of the State or of the lease, and when
+// the State is known.
 func (m *member) joinChanges(ctx context.Context) error {
+	ready := m.watchdog.Ready()
 	for {
 		state, lease := m.watchdog.Changed(), m.watchdog.LeaseChanged()
 		m.changes.fire()
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ready:
+			ready = nil
 		case <-state:
 		case <-lease:
 		}

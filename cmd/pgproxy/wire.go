@@ -177,7 +177,7 @@ func (m *member) newAgent(registry prometheus.Registerer) error {
 	backend := m.specs[i].Name // validation has seen that there is one
 	m.agent, err = agent.New(*m.cfg.Agent, agent.Deps{
 		Backend: backend, DataDir: m.cfg.DataDir, Password: password,
-		State: m.watchdog.State, Changed: m.watchdog.Changed, Held: m.watchdog.Held,
+		State: m.caughtUp, Changed: m.changes.wait, Held: m.watchdog.Held,
 		Confirm: func(ctx context.Context, _ string) error { return m.confirm(ctx, backend) },
 		Nudge:   m.watchdog.Nudge, Observations: m.monitor.Observations,
 		Managed:    m.cfg.Failover.Mode == failover.ModeManaged,
@@ -185,6 +185,17 @@ func (m *member) newAgent(registry prometheus.Registerer) error {
 		Logger: m.log, Registerer: registry,
 	})
 	return err
+}
+
+// caughtUp returns the State, and an empty one until this member has all of what its
+// leader had when they met: the agent must not carry out what is long over.
+func (m *member) caughtUp() *cluster.State {
+	select {
+	case <-m.watchdog.Ready():
+		return m.watchdog.State()
+	default:
+		return &cluster.State{}
+	}
 }
 
 func (m *member) newAddresses(registry prometheus.Registerer) error {

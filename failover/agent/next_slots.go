@@ -41,8 +41,12 @@ type slotView struct {
 //     advanced to what its backend has replayed, but not beyond this server itself
 //  2. the slot of a backend that is to be rebuilt and holds more than it may is
 //     made anew: a base backup needs nothing that is older
-//  3. a slot of a backend that is none any more is dropped
+//  3. a slot of a backend that is none any more is dropped; while the State does not
+//     have this server either, it is not known yet and says nothing
 func nextSlots(v slotView) []slotChange {
+	if v.state.Backend(v.backend) == nil {
+		return nil
+	}
 	var all []slotChange
 	wanted := make(map[string]string) // slot to backend
 	for i := range v.state.Backends {

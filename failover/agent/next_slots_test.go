@@ -30,6 +30,7 @@ func TestNextSlots(t *testing.T) {
 		{"and leaves them to their standbys", slotView{backend: "h1", state: state(""), slots: []slot{h2, active}}, ""},
 		{"a backend that is gone", slotView{backend: "h1", state: state(""), slots: []slot{h2, h3, {name: "pgproxy_h4"}}}, "drop h4"},
 		{"one in use stays", slotView{backend: "h1", state: state(""), slots: []slot{h2, h3, {name: "pgproxy_h4", active: true}}}, ""},
+		{"nothing is known yet", slotView{backend: "h1", state: &cluster.State{}, slots: []slot{h2, h3}}, ""},
 		{"its log is gone", slotView{backend: "h1", state: state(""), slots: []slot{h2, lost}}, "drop h3, create h3"},
 		{"too large, the server still counted on", slotView{backend: "h1", state: state(""), keep: 1000, slots: []slot{h2, large}}, ""},
 		{"too large, the server given up", slotView{backend: "h1", state: state("h3"), keep: 1000, slots: []slot{h2, large}}, "drop h3, create h3"},

@@ -91,7 +91,7 @@ func TestUnitAndDocumentationAgree(t *testing.T) {
 func TestServerOutlivesPgproxy(t *testing.T) {
 	text := readFile(t, unit)
 	for key, want := range map[string]string{
-		"KillMode": "process", "OOMPolicy": "continue", "TasksMax": "infinity", "Type": "notify", "Restart": "always", "StartLimitIntervalSec": "0",
+		"KillMode": "process", "OOMPolicy": "continue", "TasksMax": "infinity", "Type": "notify", "Restart": "on-failure", "StartLimitIntervalSec": "0",
 		"PrivateTmp": "", "MemoryDenyWriteExecute": "", "ProtectHome": "", "SystemCallFilter": "", "RuntimeMaxSec": "",
 	} {
 		if got := setting(text, key); got != want {
