@@ -184,6 +184,26 @@ func TestRebuildInterrupted(t *testing.T) {
 		t.Error("half a copy is left")
 	}
 
+	// Killed before the renames, and then somebody has started the old server.
+	w.recoverUntilCopied(h2)
+	moving, err := h2.agent.files.swap()
+	if err != nil || moving == nil {
+		t.Fatalf("no rebuild is written down: %v", err)
+	}
+	moving.Phase = swapMoving
+	if err := h2.agent.files.setSwap(moving); err != nil {
+		t.Fatal(err)
+	}
+	if err := h2.agent.resume(); err != nil {
+		t.Fatal(err)
+	}
+	if exists(half) || exists(data+oldSuffix) || postmaster(data) == 0 {
+		t.Error("the directory of a server that runs was moved")
+	}
+	w.do(cluster.Command{Kind: cluster.KindRecovered, Backend: "h2"})
+	h2.run()
+	h2.waitStreaming("h1")
+
 	// Killed between the renames: nothing is in the place of the data directory.
 	w.recoverUntilCopied(h2)
 	s, err := h2.agent.files.swap()

@@ -63,6 +63,11 @@ func (a *Agent) resume() error {
 	case s == nil:
 		// Nothing is known; the name tells enough.
 		return removeAll(dir + newSuffix)
+	case s.Phase == swapMoving && exists(dir+newSuffix) && len(processesIn(dir)) > 0:
+		// Somebody has started the old server meanwhile. Its directory is the first to go,
+		// so nothing was moved yet.
+		a.log.Warn("rebuild: the old server runs again, what was copied is removed", "after", "an interruption")
+		return a.dropCopy(s)
 	case s.Phase == swapMoving:
 		a.log.Info("rebuild: new directories take the places of the old", "after", "an interruption")
 		return a.move(s)
