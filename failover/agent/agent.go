@@ -46,6 +46,7 @@ type Agent struct {
 	wanted chan chan struct{} // a fresh look, closed when Local has it
 	extras sync.WaitGroup     // goroutines that outlive a step: checkpoints
 	base   context.Context    // of Run, for them
+	stuck  atomic.Bool        // a look has not come back from the data directory
 	keptAs string             // signature of the configuration that was kept last; of upkeep
 }
 

@@ -36,7 +36,13 @@ func (a *Agent) look(ctx context.Context) seen {
 	defer cancel()
 	s.DiskSlow = a.disk.slow(a.cfg.Timeout)
 	done := make(chan seen, 1)
-	go func() { done <- a.lookAtFiles(ctx, s) }()
+	if a.stuck.CompareAndSwap(false, true) { // else the one before has not come back: one is enough
+		go func() {
+			out := a.lookAtFiles(ctx, s)
+			a.stuck.Store(false)
+			done <- out
+		}()
+	}
 	select {
 	case s = <-done:
 	case <-time.After(2 * a.cfg.Timeout):
