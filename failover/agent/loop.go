@@ -375,6 +375,9 @@ func (l *loop) report() {
 	if l.last.err != nil && r.Trouble == "" {
 		r.Trouble = l.last.err.Error()
 	}
+	if !l.settled() {
+		r.Detached = false
+	}
 	if l.task != nil {
 		r.Task, r.task, r.Trouble = l.task.step.Action.String(), &l.task.notes, ""
 		if stops(l.task.step.Action) && !r.Stopped && (r.Server == cluster.ServerStopped || r.Server == cluster.ServerMissing) {
@@ -385,6 +388,22 @@ func (l *loop) report() {
 	if news(&before.Local, &r.Local) {
 		l.a.deps.Nudge()
 	}
+}
+
+// settled tells whether what was seen of the standby's source is still so: since then no
+// step has given it another, nor is one about to. (Its log would grow beyond the End
+// that is reported, S5.)
+func (l *loop) settled() bool {
+	if l.task == nil {
+		return l.fresh
+	}
+	switch l.task.step.Action {
+	case ActionRebuild, ActionDetach, ActionCheckpoint, ActionSettle:
+		return true
+	case ActionNone, ActionStartPrimary, ActionStartStandby, ActionRestartPrimary, ActionStopClean, ActionStopHard, ActionKill,
+		ActionPromote, ActionFollow, ActionRewind, ActionFence:
+	}
+	return false
 }
 
 // news tells whether the leader would decide otherwise by the one than by the other.
