@@ -359,6 +359,9 @@ func (v View) diverged() string {
 // rewind, or rebuild where that cannot work or has failed.
 func rewind(v View, why string) Step {
 	s := Step{Action: ActionRewind, Source: v.State.Primary, Why: why}
+	if v.Files.Marker {
+		return rebuild(v, why+"; the rewind before has not come to its end")
+	}
 	if !v.Server.Rewindable {
 		return rebuild(v, why+"; it has neither checksums nor wal_log_hints for a rewind")
 	}
