@@ -190,6 +190,7 @@ func (l *leadership) write(ctx context.Context, within time.Duration) (ok, hangs
 	return false, l.n.leads(l.term)
 }
 
+// Leading returns the term of this member's leadership and since when it leads. ok
 // is false when it does not, or when its State may lack what an earlier leader wrote.
 func (w *Watchdog) Leading() (term uint64, since time.Time, ok bool) {
 	l := w.leader.Load()
