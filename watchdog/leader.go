@@ -34,6 +34,7 @@ type leadership struct {
 	wg    sync.WaitGroup
 	round rounds
 	work  chan struct{} // of one place: membership may have to change
+	wrote bool          // an entry of this leadership was committed and applied; of run
 
 	mu struct {
 		sync.Mutex
@@ -179,9 +180,18 @@ func (l *leadership) write(ctx context.Context, within time.Duration) (ok, hangs
 	case err := <-done:
 		switch {
 		case err == nil:
+			l.wrote = true
 			return l.n.leads(l.term), false
 		case errors.Is(err, raft.ErrLeadershipTransferInProgress):
-			return true, false
+			if l.wrote {
+				return true, false
+			}
+			select { // one that an earlier leadership began ends within that
+			case <-ctx.Done():
+				return false, false
+			case <-time.After(l.w.cfg.Heartbeat):
+				return l.write(ctx, within)
+			}
 		case !errors.Is(err, raft.ErrEnqueueTimeout):
 			return false, false // raft says so itself soon
 		}
@@ -190,6 +200,7 @@ func (l *leadership) write(ctx context.Context, within time.Duration) (ok, hangs
 	return false, l.n.leads(l.term)
 }
 
+// Leading returns the term of this member's leadership and since when it leads. ok
 // Leading returns the term of this member's leadership and since when it leads. ok
 // is false when it does not, or when its State may lack what an earlier leader wrote.
 func (w *Watchdog) Leading() (term uint64, since time.Time, ok bool) {

@@ -239,7 +239,9 @@ func (l *leadership) settleMembers() error {
 	clear(l.mu.joining)
 	addresses := map[string]string{}
 	for _, h := range l.mu.members {
-		addresses[h.id] = h.address
+		if h.address != "" { // else it has answered a probe and asked for no lease yet
+			addresses[h.id] = h.address
+		}
 	}
 	l.mu.Unlock()
 	for _, q := range joining {
