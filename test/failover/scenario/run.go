@@ -54,6 +54,9 @@ type Run struct {
 	Leader  *rig.Host
 	At      time.Time // when it was broken; set by Broken
 
+	quiet    time.Time // from when on the writer must notice nothing: who comes back disturbs nobody
+	sessions int       // of the writer until then
+
 	marks   []Mark
 	readers []*Reader
 	extra   []*Writer
@@ -133,6 +136,8 @@ func (s *Scenario) Execute(ctx context.Context, c *rig.Cluster, number int, log 
 	if err := r.awaitAcked(ctx, time.Now(), 20); err != nil {
 		return Result{}, fmt.Errorf("afterwards: %w", err)
 	}
+	r.quiet = time.Now()
+	_, r.sessions, _ = r.Writer.Rows()
 	if s.Mend != nil {
 		if err := s.Mend(ctx, r); err != nil {
 			return Result{}, fmt.Errorf("mend: %w", err)
@@ -306,6 +311,7 @@ func (r *Run) result(ctx context.Context, s *Scenario) (Result, error) {
 	if err := r.sameEverywhere(ctx, primary); err != nil {
 		errs = append(errs, err)
 	}
+	errs = append(errs, r.disturbed())
 	for _, reader := range r.readers {
 		errs = append(errs, reader.judge())
 	}
@@ -332,6 +338,21 @@ func (r *Run) judge(s *Scenario, w *Writer, a *Account, first time.Time) error {
 		errs = append(errs, fmt.Errorf("clients have noticed: %s", a))
 	}
 	return errors.Join(errs[:min(len(errs), 10)]...)
+}
+
+// disturbed tells what the writer has noticed of the mending: nothing is broken then,
+// and what comes back takes nothing from those who have taken over.
+func (r *Run) disturbed() error {
+	rows, sessions, refused := r.Writer.Rows()
+	for _, row := range rows {
+		if row.Sent.After(r.quiet) && row.Outcome != Acked {
+			return fmt.Errorf("row %d, sent %s, long after the service was back: %w", row.ID, row.Sent.Format(stamp), row.Err)
+		}
+	}
+	if sessions > r.sessions {
+		return fmt.Errorf("%d sessions were lost long after the service was back; refused: %v", sessions-r.sessions, refused)
+	}
+	return nil
 }
 
 // stamp is the form of instants in messages, that of the logs.
