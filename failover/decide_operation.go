@@ -313,7 +313,8 @@ func candidatePromoted(p *pass) {
 	p.wait("%s: %s is being promoted", o.Kind, b.Name)
 }
 
-// candidateLost: the candidate cannot be promoted, and another one can.
+// candidateLost: the candidate cannot be promoted, and another one can, or the old
+// primary can come back.
 func candidateLost(p *pass) {
 	o := p.state.Operation
 	if o == nil || o.Phase != cluster.PhasePromote {
@@ -340,7 +341,26 @@ func candidateLost(p *pass) {
 			return
 		}
 	}
+	// One that is only slow is waited for.
+	slow := !p.looks[b.Name].down && (l == nil || l.Failed == "")
+	if !slow && p.inPhase() >= p.in.StopWait && p.mayReturn(o) {
+		p.do(cluster.Command{Kind: cluster.KindAbandon, Backend: b.Name, Reason: why + "; " + o.Old + " can come back"})
+		return
+	}
 	p.wait("%s: %s cannot be promoted (%s), nor another", o.Kind, b.Name, why)
+}
+
+// mayReturn: the old primary, which has all that was acknowledged, works: it stands by,
+// or was stopped cleanly for the switchover. Nobody has written to the candidate, which
+// never was the primary.
+func (p *pass) mayReturn(o *cluster.Operation) bool {
+	old := p.state.Backend(o.Old)
+	if p.mayBecomePrimary(old) {
+		return true
+	}
+	l := p.local(old)
+	return o.Kind == cluster.Switchover && l != nil && l.Server == cluster.ServerStopped && l.Clean &&
+		!l.Marker && l.SystemID == p.state.SystemID && l.Timeline == p.state.Timeline
 }
 
 func (p *pass) advance(to cluster.Phase, candidate, reason string) {

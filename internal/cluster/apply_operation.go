@@ -111,7 +111,9 @@ func (e *edit) abandon(b *Backend, c Command) error {
 	}
 	e.Operation = &o
 	b.Rebuild = true
-	e.put(b, StatusQuarantined, b.Role)
+	if b.Status != StatusDown {
+		e.put(b, StatusQuarantined, b.Role)
+	}
 	e.changes(b.Name, "promotion abandoned, to be rebuilt", c.Reason)
 	return nil
 }
