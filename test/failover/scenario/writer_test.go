@@ -67,7 +67,7 @@ func TestWriterAccountsForACrash(t *testing.T) {
 				})
 			},
 			func() error { return h1.StartServer(ctx) },
-			func() error { return r.back(ctx) },
+			func() error { return r.awaitAcked(ctx, time.Now(), 1) },
 		}
 		for _, step := range steps {
 			if err := step(); err != nil {
