@@ -280,7 +280,16 @@ func (l *loop) taskEnded(err error) {
 	s := l.task.step
 	cancelled := l.task.ctx.Err() != nil
 	l.task.cancel()
-	l.task, l.ended, l.fresh = nil, time.Now(), false
+	l.task = nil
+	if _, ok := errors.AsType[*unconfirmedError](err); ok && s.Action != ActionRewind && s.Action != ActionRebuild {
+		// Nothing was done: what was seen, and is being seen, is still so. (A server that
+		// hangs takes longer to look at than the leader to be asked again.)
+		l.fresh = true
+		l.a.metrics.count(s.Action, err)
+		l.failed(s, err)
+		return
+	}
+	l.ended, l.fresh = time.Now(), false
 	if stops(s.Action) {
 		l.ours = true
 	}
@@ -298,9 +307,6 @@ func (l *loop) taskEnded(err error) {
 	}
 	if cancelled {
 		return
-	}
-	if _, ok := errors.AsType[*unconfirmedError](err); ok && !stops(s.Action) || s.Action == ActionKill {
-		l.fresh = ok // nothing was done
 	}
 	l.failed(s, err)
 }

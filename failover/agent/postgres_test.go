@@ -184,7 +184,7 @@ func (h *host) wait(what string, ok func(*cluster.Local) bool) *cluster.Local {
 	defer cancel()
 	for {
 		l := h.agent.Look(ctx)
-		if ok(l) {
+		if ctx.Err() == nil && ok(l) {
 			return l
 		}
 		if ctx.Err() != nil {
