@@ -24,8 +24,7 @@ type Input struct {
 	Voters  []string // names of all voting members, there or not
 	Barred  bool     // the barrier of State.Operation has passed (S2)
 
-	Backends  []cluster.Spec // of the leader's file; nil: leave the State's
-	Addresses []string       // likewise, with Backends
+	Backends []cluster.Spec // of the leader's file; nil: leave the State's
 
 	Mode      Mode
 	Retries   int           // health.retries
@@ -126,7 +125,7 @@ var situations = []func(*pass){
 	rebuildMarked,
 	historyKnown,
 	syncChanged,
-	addresses,
+	holders,
 	formatRaised,
 }
 
@@ -213,11 +212,61 @@ func (p *pass) managed() bool {
 	return slices.ContainsFunc(p.state.Backends, func(b cluster.Backend) bool { return b.Agent != "" })
 }
 
-// configured takes over the lists of the leader's file.
+// configured takes over what the files of the members say, when all that are there
+// agree: a file that is changed on one member after the other counts when the last one
+// has it, and a forgotten one does no harm. The first list is the leader's.
 func (p *pass) configured() {
-	if p.in.Backends != nil && p.state.Operation == nil {
-		p.do(cluster.Command{Kind: cluster.KindConfigure, Backends: p.in.Backends, Addresses: p.in.Addresses})
+	if p.in.Backends == nil || p.state.Operation != nil {
+		return
 	}
+	first := len(p.state.Backends) == 0
+	if !first && !p.agree(func(r cluster.Reported) string { return r.Config }) {
+		return
+	}
+	p.do(cluster.Command{Kind: cluster.KindConfigure, Backends: p.in.Backends, Addresses: p.addresses()})
+}
+
+// agree tells whether what is asked for is the same in all reports, the leader's too.
+func (p *pass) agree(what func(cluster.Reported) string) bool {
+	for _, v := range p.in.Voters {
+		if r, ok := p.in.Reports[v]; p.in.present(v) && (!ok || what(r) != what(p.in.Reports[p.in.Self])) {
+			return false
+		}
+	}
+	return true
+}
+
+// addresses returns the virtual addresses that the files name, when all members agree
+// that could hold one; else those of the State.
+func (p *pass) addresses() []string {
+	var now, all []string
+	for _, a := range p.state.Addresses {
+		now = append(now, a.Address)
+	}
+	asked := false
+	for _, v := range p.in.Voters {
+		r, ok := p.in.Reports[v]
+		if !p.in.present(v) || r.Witness {
+			continue
+		}
+		if !ok {
+			return now
+		}
+		var own []string
+		for _, l := range r.Links {
+			own = append(own, l.Address)
+		}
+		if asked && !slices.Equal(slices.Sorted(slices.Values(own)), slices.Sorted(slices.Values(all))) {
+			return now
+		}
+		if !asked {
+			asked, all = true, own
+		}
+	}
+	if !asked || slices.Equal(slices.Sorted(slices.Values(all)), slices.Sorted(slices.Values(now))) {
+		return now
+	}
+	return all
 }
 
 // ready returns the observation of a backend that answered in full.

@@ -7,10 +7,10 @@ import (
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
-// addresses: each virtual address is held by a member that is fit for it (S8). It
+// holders: each virtual address is held by a member that is fit for it (S8). It
 // stays where it is until its holder is gone or unfit and another is fit. It does
 // not depend on who leads, nor on whether there is a primary.
-func addresses(p *pass) {
+func holders(p *pass) {
 	for _, a := range p.state.Addresses {
 		holder := a.Holder
 		why := p.unfit(holder, a.Address)

@@ -96,9 +96,8 @@ func syncChanged(p *pass) {
 			next.Listed = len(p.state.Backends) - 1
 		}
 	}
-	for i := range p.state.Backends {
-		b := &p.state.Backends[i]
-		if s, ok := p.ready(b); ok && names.Method != cluster.SyncNone && s.SyncState == word {
+	for _, s := range p.in.Reports[p.sawPrimary()].Sights {
+		if b := p.state.Backend(s.Backend); b != nil && s.SyncState == word && names.Method != cluster.SyncNone {
 			next.Standbys = append(next.Standbys, b.Name)
 		}
 	}
@@ -112,6 +111,21 @@ func syncChanged(p *pass) {
 		next.Standbys = union(now.Standbys, next.Standbys)
 	}
 	p.do(cluster.Command{Kind: cluster.KindSync, Sync: next})
+}
+
+// sawPrimary returns the member whose look at the primary is the newest: what it says
+// of the standbys is what the primary told it then.
+func (p *pass) sawPrimary() string {
+	var newest *sighting
+	for _, s := range p.sightings(p.state.Backend(p.state.Primary)) {
+		if s.Ready {
+			newest = newer(newest, s)
+		}
+	}
+	if newest == nil {
+		return ""
+	}
+	return newest.member
 }
 
 func union(a, b []string) []string {

@@ -44,7 +44,6 @@ type Watchdog interface {
 type Settings struct {
 	Self              string         // name of this member
 	Backends          []cluster.Spec // of the file
-	Addresses         []string       // of the file
 	Retries           int            // health.retries
 	Interval, Timeout time.Duration  // health.interval, health.timeout
 	Drain             time.Duration  // hold.drain
@@ -151,8 +150,8 @@ func (r *Reconciler) input(since time.Time) Input {
 	in := Input{
 		Now: time.Now(), Since: since, Known: r.known, Self: r.settings.Self,
 		State: r.last, Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
-		Backends: r.settings.Backends, Addresses: r.settings.Addresses,
-		Mode: r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
+		Backends: r.settings.Backends,
+		Mode:     r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
 		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,
 		StopWait: r.cfg.StopWait, DiskWait: r.cfg.DiskWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
 	}

@@ -16,7 +16,7 @@ import (
 // report is what this member tells the leader.
 func (m *member) report() cluster.Report {
 	r := cluster.Report{
-		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(),
+		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(), Config: fmt.Sprintf("%+v", m.specs),
 	}
 	r.Sights = m.sights()
 	if m.agent != nil {

@@ -158,9 +158,6 @@ func (m *member) newReconciler(registry prometheus.Registerer) (*failover.Reconc
 		Self: m.cfg.Name, Backends: m.specs, Retries: m.cfg.Health.Retries,
 		Interval: m.cfg.Health.Interval, Timeout: m.cfg.Health.Timeout, Drain: m.cfg.Hold.Drain,
 	}
-	for _, a := range m.cfg.VIP {
-		settings.Addresses = append(settings.Addresses, a.Address)
-	}
 	return failover.New(m.cfg.Failover, settings, leader{m.watchdog}, m.log, registry)
 }
 

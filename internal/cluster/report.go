@@ -13,6 +13,7 @@ type Report struct {
 	Up      time.Duration `json:"up"`                // since the member's process started
 	Epoch   uint64        `json:"epoch"`             // that the member has applied
 	Differs string        `json:"differs,omitempty"` // how its configuration file differs from the State; "" it does not
+	Config  string        `json:"config,omitempty"`  // stands for the backends that its configuration file names
 
 	Sights []Sight `json:"sights,omitempty"` // of the backends that it has probed
 	Local  *Local  `json:"local,omitempty"`  // nil: no agent
