@@ -204,15 +204,13 @@ func (h *host) waitStreaming(source string) *cluster.Local {
 	return l
 }
 
-// streams asks the source for a walsender of this server.
+// streams asks the source for a walsender of this server that uses its slot: not the
+// one of before it was told to.
 func (h *host) streams(source string) bool {
 	v, err := h.w.hosts[source].server.QueryValue(h.w.t.Context(), "postgres", fmt.Sprintf(
-		"SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = '%s'", h.name))
-	if err != nil || v != "1" {
-		return false
-	}
-	v, err = h.server.QueryValue(h.w.t.Context(), "postgres", "SELECT current_setting('primary_slot_name')")
-	return err == nil && v == slotName(h.name)
+		`SELECT count(*) FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid
+		WHERE r.state = 'streaming' AND r.application_name = '%s' AND s.slot_name = '%s'`, h.name, slotName(h.name)))
+	return err == nil && v == "1"
 }
 
 func (w *world) systemID(name string) uint64 {

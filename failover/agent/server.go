@@ -147,15 +147,15 @@ func fileSize(path string) int64 {
 	return info.Size()
 }
 
-// stopFast asks for a fast shutdown and waits for its end, bounded by
-// agent.stop_timeout. It never does more than ask.
-func (a *Agent) stopFast(ctx context.Context) error {
+// stopFast asks for a fast shutdown and waits for its end, for that long at most. It
+// never does more than ask.
+func (a *Agent) stopFast(ctx context.Context, within time.Duration) error {
 	dir := a.dataDir()
 	pid := postmaster(dir)
 	if pid == 0 {
 		return awaitGone(ctx, dir)
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.StopTimeout)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	if a.cfg.StopCommand != "" {
 		if err := a.shell(ctx, a.cfg.StopCommand); err != nil {
@@ -165,14 +165,14 @@ func (a *Agent) stopFast(ctx context.Context) error {
 		return fmt.Errorf("stop server: %w", err)
 	}
 	if err := awaitGone(ctx, dir); err != nil {
-		return fmt.Errorf("stop server: it has not stopped within %v", a.cfg.StopTimeout)
+		return fmt.Errorf("stop server: it has not stopped within %v", within)
 	}
 	return nil
 }
 
 // stopClean is stopFast that has failed when the server was not shut down.
 func (a *Agent) stopClean(ctx context.Context) error {
-	if err := a.stopFast(ctx); err != nil {
+	if err := a.stopFast(ctx, a.cfg.StopTimeout); err != nil {
 		return err
 	}
 	c, err := a.readControl(ctx)
@@ -185,13 +185,21 @@ func (a *Agent) stopClean(ctx context.Context) error {
 	return nil
 }
 
+// hardWait is what a fast shutdown gets where it may be made harder: it waits for
+// standbys to receive the rest of a log that nobody may follow.
+const hardWait = 2 * time.Second
+
 // stopHard stops the server in any case: a fast shutdown, an immediate one, SIGKILL.
 func (a *Agent) stopHard(ctx context.Context) error {
 	dir := a.dataDir()
 	if len(processesIn(dir)) == 0 {
 		return nil
 	}
-	err := a.stopFast(ctx)
+	within := hardWait
+	if a.cfg.StopCommand != "" {
+		within = a.cfg.StopTimeout // what the command does takes its time
+	}
+	err := a.stopFast(ctx, within)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func TestColdStart(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := h2.agent.stopFast(ctx); err != nil { // as an operator would
+	if err := h2.agent.stopFast(ctx, h2.agent.cfg.StopTimeout); err != nil { // as an operator would
 		t.Fatal(err)
 	}
 	h2.wait("stopped", func(l *cluster.Local) bool { return l.Server == cluster.ServerStopped && l.Clean })
