@@ -37,7 +37,7 @@ const (
 	// second, so two were lost.
 	goneAfter = 700 * time.Millisecond
 	// firstReport is what a member has for its first report to a new leader.
-	firstReport = 250 * time.Millisecond
+	firstReport = 150 * time.Millisecond
 )
 
 // looks merges the reports.
@@ -55,7 +55,9 @@ func (p *pass) lookAt(b *cluster.Backend) *look {
 	l := &look{}
 	failures, refused := 0, 0
 	silent, gone := p.hostGone(b)
-	missed, contradicted := false, false // since the member on its host is silent
+	// Since the member on its host is silent: one could not reach it, one could, and
+	// how many have looked.
+	missed, contradicted, looked := false, false, 0
 	var worst, alive, ready *sighting
 	for _, s := range p.sightings(b) {
 		l.ok = true
@@ -69,9 +71,13 @@ func (p *pass) lookAt(b *cluster.Backend) *look {
 		if !s.voter {
 			continue
 		}
+		since := s.at.Add(-s.Took).After(silent)
+		if since {
+			looked++
+		}
 		if s.Alive {
 			l.reached++
-			contradicted = contradicted || s.at.Add(-s.Took).After(silent)
+			contradicted = contradicted || since
 			continue
 		}
 		missed = missed || s.at.After(silent)
@@ -86,7 +92,7 @@ func (p *pass) lookAt(b *cluster.Backend) *look {
 	switch {
 	case len(l.failed) >= majority && (failures > p.in.Retries || refused >= 2):
 		l.down = true
-	case gone && missed && !contradicted:
+	case gone && missed && !contradicted && (looked >= p.others(b) || p.in.Now.Sub(silent) >= p.in.Interval+p.in.Timeout):
 		l.down = true
 	}
 	switch {
@@ -104,9 +110,20 @@ func (p *pass) lookAt(b *cluster.Backend) *look {
 	return l
 }
 
+// others returns how many voting members are there beside the one on the host of b.
+func (p *pass) others(b *cluster.Backend) int {
+	n := 0
+	for _, v := range p.in.Voters {
+		if v != b.Agent && p.in.present(v) {
+			n++
+		}
+	}
+	return n
+}
+
 // hostGone tells whether the member on the backend's host has fallen silent, and
 // since when. A failed probe of one other member is then enough, unless another
-// has reached the server since (S4).
+// has reached the server since; all that are there look again first (S4).
 func (p *pass) hostGone(b *cluster.Backend) (since time.Time, gone bool) {
 	if b.Agent == "" || len(p.in.Voters) < 3 || p.in.present(b.Agent) {
 		return time.Time{}, false

@@ -72,9 +72,10 @@ func rebuilt(p *pass) {
 	}
 }
 
-// syncChanged: the primary waits for other standbys than recorded. While fewer
-// are connected than it waits for, what is recorded stays: they have every commit
-// that was acknowledged.
+// syncChanged: the primary waits for other standbys than recorded. One that is not
+// shown as synchronous any more is known to have every acknowledged commit only where
+// no other could have taken its place: of ANY all that were ever in the quorum count,
+// of FIRST those that are shown, unless the list has no more than it waits for.
 func syncChanged(p *pass) {
 	if p.state.Operation != nil {
 		return
@@ -91,10 +92,9 @@ func syncChanged(p *pass) {
 	word := "sync"
 	if names.Method == cluster.SyncAny {
 		word = "quorum"
-		next.Listed = len(names.Names)
-		if slices.Contains(names.Names, "*") {
-			next.Listed = len(p.state.Backends) - 1
-		}
+	}
+	if next.Listed = len(names.Names); slices.Contains(names.Names, "*") {
+		next.Listed = len(p.state.Backends) - 1
 	}
 	for _, s := range p.in.Reports[p.sawPrimary()].Sights {
 		if b := p.state.Backend(s.Backend); b != nil && s.SyncState == word && names.Method != cluster.SyncNone {
@@ -103,11 +103,8 @@ func syncChanged(p *pass) {
 	}
 	slices.Sort(next.Standbys)
 	now := p.state.Sync
-	if len(next.Standbys) < next.Num && next.Method == now.Method && next.Num == now.Num && next.Listed == now.Listed {
-		return
-	}
-	if next.Method == cluster.SyncAny && next.Method == now.Method && next.Num == now.Num && next.Listed == now.Listed {
-		// Any of them may have been one of those that a commit waited for.
+	same := next.Method == now.Method && next.Num == now.Num && next.Listed == now.Listed
+	if same && (next.Method == cluster.SyncAny || next.Listed <= next.Num) {
 		next.Standbys = union(now.Standbys, next.Standbys)
 	}
 	p.do(cluster.Command{Kind: cluster.KindSync, Sync: next})

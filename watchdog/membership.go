@@ -197,7 +197,7 @@ func (w *Watchdog) compare(ctx context.Context, n *node) string {
 	slices.Sort(added)
 	var parts []string
 	if len(missing) > 0 {
-		w.refuseStrangers(ctx, n, missing)
+		parts = append(parts, w.refuseStrangers(ctx, n, missing)...)
 		parts = append(parts, fmt.Sprintf("%s of the file is no member (pgproxy-pcp watchdog add)", strings.Join(missing, ", ")))
 	}
 	if len(added) > 0 {
@@ -206,13 +206,21 @@ func (w *Watchdog) compare(ctx context.Context, n *node) string {
 	return strings.Join(parts, "; ")
 }
 
-func (w *Watchdog) refuseStrangers(ctx context.Context, n *node, missing []string) {
+// refuseStrangers ends this member when the file joins it with one whose data is of
+// another cluster: two that each lead themselves would both act on the same servers. A
+// group that has a leader goes on, and the one who comes to it ends.
+func (w *Watchdog) refuseStrangers(ctx context.Context, n *node, missing []string) (said []string) {
 	others := w.greet(ctx)
 	for _, name := range missing {
 		if h := others[name]; h.Cluster != "" && h.Cluster != n.cluster() {
+			if len(n.servers()) > 1 && w.leaderAddress() != "" {
+				said = append(said, fmt.Sprintf("%s of the file belongs to another cluster: remove its data_dir and add it", name))
+				continue
+			}
 			w.fail(fmt.Errorf("member %s of the file belongs to another cluster: stop all, keep data_dir of one member, remove it on the others, start them and add them", name))
 		}
 	}
+	return said
 }
 
 // runMembership does what members asked for, and keeps addresses right, until ctx ends.

@@ -214,7 +214,7 @@ func (s *sim) assertDecision(m *member, commands []cluster.Command) {
 		for _, b := range state.Backends {
 			v := s.server(b.Name)
 			l := m.lease.reports[b.Agent].Local
-			if b.Rebuild || b.Status == cluster.StatusDetached || l == nil || l.Operation != o.ID || !l.Detached ||
+			if b.Rebuild || b.Status == cluster.StatusDetached || l == nil || l.Marker || l.Operation != o.ID || !l.Detached ||
 				!state.Ancestor(v.timeline, v.end()) || m.clock().Sub(m.lease.reports[b.Agent].At) > length/2 {
 				continue
 			}

@@ -18,9 +18,9 @@ type Holder struct {
 }
 
 // Take takes a grant. asked is when this member sent the request that it answers,
-// applied the State that this member has applied. The primary is taken only when
-// applied is not older than the grant and has that very primary, on that timeline,
-// with no operation barred. A grant of a leader older than one already heard is
+// applied the State that this member has applied, which must not be older than the
+// grant. The primary is taken only when applied has that very primary, on that
+// timeline, with no operation barred. A grant of a leader older than one already heard is
 // ignored.
 func (h Holder) Take(g Grant, asked time.Time, applied *cluster.State) Holder {
 	h = h.Apply(applied)
@@ -28,9 +28,12 @@ func (h Holder) Take(g Grant, asked time.Time, applied *cluster.State) Holder {
 		return h
 	}
 	h.term = g.Term
+	if applied.Epoch < g.Epoch {
+		return h // what it names as this member's, an address above all, may be long another's
+	}
 	end := asked.Add(shrunk(g.Length))
 	h.held = later(h.held, end)
-	if g.Primary == "" || applied.Epoch < g.Epoch || !names(applied, g.Primary, g.Timeline) {
+	if g.Primary == "" || !names(applied, g.Primary, g.Timeline) {
 		return h
 	}
 	h.primary, h.timeline, h.until = g.Primary, g.Timeline, later(h.until, end)

@@ -199,7 +199,7 @@ func TestTake(t *testing.T) {
 	}{
 		{"taken", func(*Grant) {}, state(5, "a"), true, true},
 		{"applied is newer and the same", func(*Grant) {}, state(6, "a"), true, true},
-		{"epoch not applied yet", func(*Grant) {}, state(4, "a"), true, false},
+		{"epoch not applied yet", func(*Grant) {}, state(4, "a"), false, false},
 		{"another primary", func(*Grant) {}, state(6, "b"), true, false},
 		{"another timeline", func(g *Grant) { g.Timeline = 2 }, state(5, "a"), true, false},
 		{"barred", func(*Grant) {}, with(6, "", operation(6, cluster.Failover, cluster.PhaseBarrier)), true, false},
@@ -231,7 +231,7 @@ func TestHolderKeepsTheLaterEnd(t *testing.T) {
 		t.Errorf("a late answer made %+v of %+v", late, h)
 	}
 	nobody := Grant{Term: 3, Epoch: 6, Length: length}
-	if got := h.Take(nobody, at(2*time.Second), state(5, "a")); !got.Until("a", 1).Equal(h.Until("a", 1)) || !got.Held().After(h.Held()) {
+	if got := h.Take(nobody, at(2*time.Second), state(6, "a")); !got.Until("a", 1).Equal(h.Until("a", 1)) || !got.Held().After(h.Held()) {
 		t.Errorf("a grant without a primary made %+v of %+v", got, h)
 	}
 }
