@@ -305,6 +305,13 @@ func candidatePromoted(p *pass) {
 		})
 		return
 	}
+	if l != nil && b.Name == o.Old && l.Server == cluster.ServerPrimary && l.Timeline == p.state.Timeline {
+		p.do(cluster.Command{
+			Kind: cluster.KindAdoptPrimary, Backend: b.Name, Timeline: l.Timeline, SystemID: p.state.SystemID,
+			Reason: "it was a standby for a moment and is the primary again",
+		})
+		return
+	}
 	// Its agent may have died after it did its work.
 	if seen, ok := p.ready(b); l == nil && ok && seen.Role == cluster.RolePrimary && p.ours(seen) && seen.Timeline > p.state.Timeline {
 		p.adopt(seen, o.Kind.String()+", its agent is gone")

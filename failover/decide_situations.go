@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -165,7 +166,7 @@ func foreignSystem(p *pass) {
 }
 
 // falsePrimary: a server says that it is a primary and is not the recorded one. It
-// is never used. One on the recorded timeline has written what pg_rewind cannot
+// is never used. One on a timeline whose primary was another has written what pg_rewind cannot
 // see (S6), so that nothing but a base backup makes it whole; one on a newer
 // timeline waits for an operator.
 func falsePrimary(p *pass) {
@@ -179,8 +180,8 @@ func falsePrimary(p *pass) {
 		}
 		p.setRole(b, cluster.RoleUnknown)
 		p.setStatus(b, cluster.StatusQuarantined, "it says that it is a primary, on timeline %d; the recorded one is %d", o.Timeline, p.state.Timeline)
-		if p.ours(o) && o.Timeline == p.state.Timeline && b.Name != p.state.Former {
-			p.do(cluster.Command{Kind: cluster.KindMarkRebuild, Backend: b.Name, Reason: "a primary on the recorded timeline"})
+		if p.ours(o) && (o.Timeline == p.state.Timeline && b.Name != p.state.Former || p.state.Usurped(o.Timeline, b.Name)) {
+			p.do(cluster.Command{Kind: cluster.KindMarkRebuild, Backend: b.Name, Reason: fmt.Sprintf("a primary on timeline %d, whose primary was another", o.Timeline)})
 		}
 	}
 }

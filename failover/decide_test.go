@@ -371,6 +371,7 @@ func parseState(t *testing.T, d *datadriven.TestData) cluster.State {
 	var timeline int
 	if d.MaybeScanArgs(t, "timeline", &timeline) {
 		s.Timeline, s.SystemID = uint32(timeline), 7
+		s.Reigns = []cluster.Reign{{Timeline: s.Timeline, Backend: s.Primary + s.Former}}
 	}
 	for line := range strings.Lines(d.Input) {
 		words := strings.Fields(line)

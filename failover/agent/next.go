@@ -327,6 +327,9 @@ func follower(v View, b *cluster.Backend) Step {
 // forked elsewhere.
 func (v View) namesake() bool {
 	s := v.Server
+	if s.Produced && v.State.Usurped(s.Timeline, v.Backend) {
+		return true
+	}
 	return s.Timeline == v.State.Timeline && (s.State == cluster.ServerStopped && s.Produced || v.State.Differs(s.History))
 }
 

@@ -304,11 +304,19 @@ func (e *edit) adoptPrimary(b *Backend, c Command) error {
 		e.Sync.Standbys = nil
 	}
 	e.Timeline, e.SystemID, e.Operation = c.Timeline, c.SystemID, nil
+	e.reigns(b.Name)
 	if len(c.History) > 0 || e.History != nil && c.Timeline != e.historyOf() {
 		e.History = slices.Clone(c.History)
 	}
 	e.changes(b.Name, fmt.Sprintf("primary on timeline %d", c.Timeline), c.Reason)
 	return nil
+}
+
+// reigns notes who is the primary of the recorded timeline.
+func (e *edit) reigns(backend string) {
+	next := slices.DeleteFunc(slices.Clone(e.Reigns), func(r Reign) bool { return r.Timeline == e.Timeline })
+	next = append(next, Reign{Timeline: e.Timeline, Backend: backend})
+	e.Reigns = next[max(len(next)-MaxReigns, 0):]
 }
 
 // historyOf returns the timeline whose history History is: one more than its last,
@@ -333,6 +341,8 @@ func (e *edit) mayAdopt(b *Backend, c Command) error {
 		return nil
 	case o.Phase == PhaseRestart && b.Name == o.Old && c.Timeline == e.Timeline:
 		return nil
+	case o.Phase == PhasePromote && b.Name == o.Candidate && b.Name == o.Old && c.Timeline == e.Timeline:
+		return nil // it was started as what it had been, before it could be promoted
 	}
 	return fmt.Errorf("%s: a %s is in phase %s", b.Name, o.Kind, o.Phase)
 }

@@ -159,7 +159,7 @@ func primaryChange(t *rapid.T, s *State, c Command, next *State) {
 		t.Fatalf("%v: %s is the primary on timeline %d after %s on %d", c, next.Primary, next.Timeline, last, s.Timeline)
 	}
 	o := s.Operation
-	if o != nil && (o.Phase != PhasePromote || next.Primary != o.Candidate || next.Timeline <= s.Timeline) &&
+	if o != nil && (o.Phase != PhasePromote || next.Primary != o.Candidate || next.Timeline <= s.Timeline && next.Primary != o.Old) &&
 		(o.Phase != PhaseRestart || next.Primary != o.Old || next.Timeline != s.Timeline) {
 		t.Fatalf("%v: %s is the primary in %+v", c, next.Primary, *o)
 	}

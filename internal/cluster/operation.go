@@ -142,6 +142,15 @@ type Fork struct {
 	End      LSN    `json:"end"`
 }
 
+// Reign says which backend was the primary of a timeline.
+type Reign struct {
+	Timeline uint32 `json:"timeline"`
+	Backend  string `json:"backend"`
+}
+
+// MaxReigns bounds State.Reigns.
+const MaxReigns = 32
+
 // Recovery is the rebuilding of a backend that an operator or S6 asked for. It
 // goes on beside an Operation.
 type Recovery struct {

@@ -39,6 +39,7 @@ type State struct {
 	Timeline uint32 `json:"timeline,omitempty"` // of Primary or Former; never goes back
 	// History is that of Timeline, oldest first; nil where nobody could read it.
 	History     []Fork     `json:"history,omitempty"`
+	Reigns      []Reign    `json:"reigns,omitempty"`    // the last MaxReigns, oldest first
 	SystemID    uint64     `json:"system_id,omitempty"` // of all backends; 0 until a primary was adopted
 	Sync        Sync       `json:"sync,omitzero"`
 	Operation   *Operation `json:"operation,omitempty"` // under way; never changed in place
@@ -98,6 +99,18 @@ func (s *State) Backend(name string) *Backend {
 		}
 	}
 	return nil
+}
+
+// Usurped tells whether a server that was a primary on that timeline was it beside the
+// recorded one: what it wrote then has positions that the other's writes have too, so
+// that no comparison of histories can tell them apart (S6).
+func (s *State) Usurped(timeline uint32, backend string) bool {
+	for _, r := range s.Reigns {
+		if r.Timeline == timeline {
+			return r.Backend != backend
+		}
+	}
+	return false
 }
 
 // Continues is Ancestor for a server whose own history is known: two timelines may
