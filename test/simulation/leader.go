@@ -220,7 +220,7 @@ func (m *member) input() failover.Input {
 		Now: m.clock(), Since: m.raft.elected, Known: m.known, Self: m.name,
 		State: m.state, Reports: l.reports,
 		Backends: m.sim.specs(),
-		Mode: failover.ModeManaged, Retries: healthRetries, Interval: healthInterval, Timeout: healthTimeout,
+		Mode:     failover.ModeManaged, Retries: healthRetries, Interval: healthInterval, Timeout: healthTimeout,
 		StartWait: 10 * time.Second, RestartWait: 2 * time.Second, PromoteWait: 5 * time.Second,
 		StopWait: 4 * time.Second, Drain: 500 * time.Millisecond, SlotKeep: 1 << 40,
 	}
