@@ -615,7 +615,9 @@ func testBarrierOrder(t *testing.T, mode SSLMode) {
 						break
 					}
 					if i%2 == 0 {
-						_, err = conn.Exec(ctx, "SET application_name = 'x'") // so that it is cleaned
+						if _, err = conn.Exec(ctx, "SET application_name = 'x'"); err != nil { // so that it is cleaned
+							break
+						}
 					}
 				}
 				conn.Close(context.WithoutCancel(ctx))
