@@ -185,6 +185,7 @@ func (p *pools) finish(leaving []*tenure) {
 	}
 	for _, t := range leaving {
 		t.end()
+		t.report(p.log)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -553,6 +554,7 @@ func (p *pools) enter(b cluster.Backend) (*backendPool, error) {
 func (p *pools) endTenure() []*link {
 	t := p.mu.tenure
 	p.mu.tenure = nil
+	t.expired = p.cluster.State().Primary == t.backend
 	p.mu.leaving = append(p.mu.leaving, t)
 	if bp := p.mu.byName[t.backend]; bp != nil {
 		return bp.retire(false)

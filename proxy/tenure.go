@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,8 @@ type tenure struct {
 	cluster  Cluster
 	lease    Lease
 	ended    atomic.Bool
+	expired  bool      // it ended with the lease; written before end is called
+	reported sync.Once // its end was logged
 	// over ends when ended is set: who still connects is not to wait for a server that
 	// is the primary no more.
 	over   context.Context
@@ -114,6 +117,17 @@ func (t *tenure) end() {
 	for _, c := range conns {
 		_ = c.Close() // it is of no use, with or without an error
 	}
+}
+
+// report logs the end, once.
+func (t *tenure) report(log *slog.Logger) {
+	t.reported.Do(func() {
+		if t.expired {
+			log.Warn("lease of the primary has run out", "backend", t.backend, "timeline", t.timeline)
+		} else {
+			log.Info("connections to the old primary closed", "backend", t.backend, "timeline", t.timeline)
+		}
+	})
 }
 
 // leasedConn is the TCP or Unix connection to a primary. TLS is above it: what
