@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,17 +78,32 @@ func (s *Server) agents(ctx context.Context, backends ...*cluster.Backend) error
 			return conflict("%s has no agent", b.Name)
 		}
 	}
-	reports, err := s.reports(ctx)
-	if err != nil {
-		return err
-	}
-	for _, b := range backends {
-		if localOf(reports, b.Agent, b.Name) == nil {
-			return conflict("the agent of %s, member %s, does not report", b.Name, b.Agent)
+	late := time.NewTimer(reportWait)
+	defer late.Stop()
+	again := time.NewTicker(reportWait / 20)
+	defer again.Stop()
+	for {
+		reports, err := s.reports(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(backends, func(b *cluster.Backend) bool { return localOf(reports, b.Agent, b.Name) == nil })
+		if i < 0 {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-late.C:
+			return conflict("the agent of %s, member %s, does not report", backends[i].Name, backends[i].Agent)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	return nil
 }
+
+// reportWait is how long the agents are awaited: a leader that has just been elected
+// has not heard of all members yet.
+const reportWait = 2 * time.Second
 
 // switched tells whether a switchover has ended, and why not well.
 func switched(s *cluster.State, id uint64, target string) (over bool, err error) {
