@@ -25,10 +25,12 @@ demo: build
 
 # Everything: a missing server or driver is installed or fails the run, never skipped.
 # What happens to whole hosts is tried alone: members that get no processor look dead.
+# The simulation is one goroutine: nothing could race.
 test:
 	scripts/install-deps.sh test
 	$(MAKE) build lint
-	$(GOTEST) $$(go list ./... | grep -v /test/failover$$)
+	$(GOTEST) $$(go list ./... | grep -v -e /test/failover$$ -e /test/simulation$$)
+	go test -timeout 20m ./test/simulation
 	$(GOTEST) ./test/failover
 	cd lb/pgquerytest && CGO_ENABLED=1 go test -p 2 -timeout 20m ./...
 	scripts/fuzz.sh 5s

@@ -85,8 +85,8 @@ func TestSchedules(t *testing.T) {
 		"agent: rewind", "agent: rebuild", "agent: fence", "agent: kill", "agent: stop cleanly", "agent: restart as primary",
 		"members wiped", "leaders",
 	} {
-		if happened[what] < 5 {
-			t.Errorf("%q happened %d times", what, happened[what])
+		if happened[what] == 0 {
+			t.Errorf("%q never happened", what)
 		}
 	}
 }
