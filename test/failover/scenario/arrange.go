@@ -109,7 +109,11 @@ func (r *Run) moveAddress(ctx context.Context, to *rig.Host) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := to.PCP(ctx, "vip", "move", r.VIP, to.Name); err != nil {
+	// A member that has just come back reads the log first.
+	if err := eventually(ctx, to.Name+" takes the order", func(ctx context.Context) error {
+		_, err := to.PCP(ctx, "vip", "move", r.VIP, to.Name)
+		return err
+	}); err != nil {
 		return err
 	}
 	return eventually(ctx, to.Name+" holds the address", func(context.Context) error {
