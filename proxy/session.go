@@ -127,6 +127,9 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	defer stop()
 	s.readClient()
 	s.tearDown()
+	if ctx.Err() == nil {
+		linger(c)
+	}
 	return nil
 }
 

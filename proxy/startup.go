@@ -323,6 +323,22 @@ func writeLast(conn net.Conn, b []byte) {
 	_, _ = conn.Write(b)
 }
 
+// lingerTime is how long a client may go on sending that has been told the end.
+const lingerTime = time.Second
+
+// linger keeps a connection with input that nobody has read until the client ends it,
+// for lingerTime at most: closed at once, it would be reset, and the client would not
+// see what it was told last (RFC 1122, 4.2.2.13).
+func linger(c *client) {
+	if quietSocket(c.raw) {
+		return
+	}
+	_ = c.conn.SetDeadline(time.Now().Add(lingerTime))
+	closeWrite(c.conn)
+	closeWrite(c.raw)
+	_, _ = io.Copy(io.Discard, c.raw)
+}
+
 // prefixConn gives out bytes that were read from a connection before the rest.
 type prefixConn struct {
 	net.Conn
