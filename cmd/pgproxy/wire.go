@@ -363,6 +363,14 @@ func (m *member) serve(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	known := time.NewTimer(firstState)
+	defer known.Stop()
+	select {
+	case <-m.watchdog.Ready():
+	case <-known.C: // there is no leader; who comes is held
+	case <-ctx.Done():
+		return nil
+	}
 	if err := m.server.Run(ctx); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
@@ -376,6 +384,10 @@ func (m *member) serving() <-chan struct{} {
 	}
 	return m.server.Ready()
 }
+
+// firstState bounds how long clients are not let in because the State is not known:
+// before it no server is, and they would be refused.
+const firstState = 2 * time.Second
 
 // moveWait bounds how long a stop waits for the virtual addresses to be elsewhere, and
 // for another leader.
