@@ -48,7 +48,8 @@ type lookups struct {
 
 type lookupConn struct {
 	*pgx.Conn
-	backend string // its address
+	backend string  // its address
+	tenure  *tenure // of the primary that it was made to; nil: of a standby
 }
 
 func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
@@ -112,13 +113,17 @@ func (l *lookups) askWithin(ctx context.Context, b cluster.Backend, user string,
 // ask runs the query on one server: on a kept connection, and when that turns out
 // to be broken on a new one.
 func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth.Role, error) {
-	if conn := l.take(b.Address); conn != nil {
+	t, err := l.present(b)
+	if err != nil {
+		return auth.Role{}, err
+	}
+	if conn := l.take(b.Address, t); conn != nil {
 		role, err := l.run(ctx, conn, user)
 		if err == nil || !conn.IsClosed() || ctx.Err() != nil {
 			return role, err
 		}
 	}
-	conn, err := l.connect(ctx, b, l.monitor.Database, lookupTimeout)
+	conn, err := l.connect(ctx, b, t, l.monitor.Database, lookupTimeout)
 	if err != nil {
 		return auth.Role{}, err
 	}
@@ -137,16 +142,16 @@ func (l *lookups) run(ctx context.Context, conn *lookupConn, user string) (auth.
 	return role, err
 }
 
-// take returns a kept connection to that server. Those to others are of no use any
-// more: the primary has changed.
-func (l *lookups) take(address string) *lookupConn {
+// take returns a kept connection to that server in that tenure. The others are of no
+// use any more: the primary has changed, or a standby has become it (S1).
+func (l *lookups) take(address string, t *tenure) *lookupConn {
 	l.mu.Lock()
 	var found *lookupConn
 	var old []*lookupConn
 	for n := len(l.mu.kept); n > 0 && found == nil; n = len(l.mu.kept) {
 		conn := l.mu.kept[n-1]
 		l.mu.kept = l.mu.kept[:n-1]
-		if conn.backend == address {
+		if conn.backend == address && conn.tenure == t {
 			found = conn
 		} else {
 			old = append(old, conn)
@@ -159,11 +164,7 @@ func (l *lookups) take(address string) *lookupConn {
 
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
-func (l *lookups) connect(ctx context.Context, b cluster.Backend, database string, timeout time.Duration) (*lookupConn, error) {
-	t, err := l.present(b)
-	if err != nil {
-		return nil, err
-	}
+func (l *lookups) connect(ctx context.Context, b cluster.Backend, t *tenure, database string, timeout time.Duration) (*lookupConn, error) {
 	config, err := l.config(b.Address, database, t)
 	if err != nil {
 		return nil, err
@@ -174,7 +175,7 @@ func (l *lookups) connect(ctx context.Context, b cluster.Backend, database strin
 	if err != nil {
 		return nil, err
 	}
-	return &lookupConn{Conn: conn, backend: b.Address}, nil
+	return &lookupConn{Conn: conn, backend: b.Address, tenure: t}, nil
 }
 
 // config is how the monitor connects to a server, as the primary of that tenure
@@ -223,7 +224,11 @@ func (l *lookups) catalog(ctx context.Context, database, last string) (cat *lb.C
 }
 
 func (l *lookups) catalogOf(ctx context.Context, b cluster.Backend, database, last string) (*lb.Catalog, string, error) {
-	conn, err := l.connect(ctx, b, database, catalogTimeout)
+	t, err := l.present(b)
+	if err != nil {
+		return nil, "", err
+	}
+	conn, err := l.connect(ctx, b, t, database, catalogTimeout)
 	if err != nil {
 		return nil, "", err
 	}
