@@ -16,7 +16,7 @@ import (
 // report is what this member tells the leader.
 func (m *member) report() cluster.Report {
 	r := cluster.Report{
-		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(), Config: fmt.Sprintf("%+v", m.specs),
+		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(), Config: m.file,
 	}
 	r.Sights = m.sights()
 	if m.agent != nil {
@@ -162,18 +162,14 @@ func (s *event) fire() {
 	}
 }
 
-// joinChanges fires changes for every change of the State or of the lease, and when
-// the State is known.
+// joinChanges fires changes for every change of the State or of the lease.
 func (m *member) joinChanges(ctx context.Context) error {
-	ready := m.watchdog.Ready()
 	for {
 		state, lease := m.watchdog.Changed(), m.watchdog.LeaseChanged()
 		m.changes.fire()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ready:
-			ready = nil
 		case <-state:
 		case <-lease:
 		}

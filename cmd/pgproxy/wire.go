@@ -33,6 +33,7 @@ type member struct {
 	log   *slog.Logger
 	began time.Time
 	specs []cluster.Spec // of the file
+	file  string         // stands for specs in reports
 
 	watchdog   *watchdog.Watchdog
 	monitor    *health.Monitor
@@ -63,6 +64,7 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 	for _, b := range cfg.Backends {
 		m.specs = append(m.specs, cluster.Spec{Name: b.Name, Address: b.Address, Weight: b.Weight, Agent: b.Agent, MaxConnections: b.MaxConnections})
 	}
+	m.file = fmt.Sprintf("%+v", m.specs)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(reloadSuccess())
@@ -174,7 +176,7 @@ func (m *member) newAgent(registry prometheus.Registerer) error {
 	backend := m.specs[i].Name // validation has seen that there is one
 	m.agent, err = agent.New(*m.cfg.Agent, agent.Deps{
 		Backend: backend, DataDir: m.cfg.DataDir, Password: password,
-		State: m.caughtUp, Changed: m.changes.wait, Held: m.watchdog.Held,
+		State: m.caughtUp, Changed: m.watchdog.Changed, Held: m.watchdog.Held,
 		Confirm: func(ctx context.Context, _ string) error { return m.confirm(ctx, backend) },
 		Nudge:   m.watchdog.Nudge, Observations: m.monitor.Observations,
 		Managed:    m.cfg.Failover.Mode == failover.ModeManaged,
