@@ -80,16 +80,33 @@ func (s *Server) verbs() map[string]verb {
 		"GET sessions": s.sessions,
 		"GET events":   s.events,
 
-		"POST attach":          s.attach,
-		"POST detach":          s.detach,
-		"POST recover":         s.recover,
-		"POST promote":         s.promote,
-		"POST failover":        s.failover,
+		"POST attach":          s.settled(s.attach),
+		"POST detach":          s.settled(s.detach),
+		"POST recover":         s.settled(s.recover),
+		"POST promote":         s.settled(s.promote),
+		"POST failover":        s.settled(s.failover),
 		"POST watchdog/add":    s.addMember,
 		"POST watchdog/remove": s.removeMember,
-		"POST vip/move":        s.moveAddress,
+		"POST vip/move":        s.settled(s.moveAddress),
 		"POST kill":            s.kill,
 		"POST stop":            s.stop,
+	}
+}
+
+// settled makes an order wait for the State to be known: a member that has just been
+// started reads its log first, and would refuse by what was long ago.
+func (s *Server) settled(run verb) verb {
+	return func(ctx context.Context, r *request) error {
+		late := time.NewTimer(reportWait)
+		defer late.Stop()
+		select {
+		case <-s.deps.Ready:
+			return run(ctx, r)
+		case <-late.C:
+			return refuse(http.StatusServiceUnavailable, "%s does not know the state of the cluster yet; nothing was changed", s.deps.Member)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

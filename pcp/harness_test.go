@@ -99,8 +99,10 @@ func newFixture(t *testing.T) *fixture {
 }
 
 func (f *fixture) newDeps() Deps {
+	known := make(chan struct{})
+	close(known)
 	return Deps{
-		Member: "h1", Managed: true, Cluster: f.log,
+		Member: "h1", Managed: true, Cluster: f.log, Ready: known,
 		Reports: func(context.Context) (map[string]cluster.Reported, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -240,3 +240,28 @@ func TestNotTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestNotSettled: a member that has just been started takes no order by an old State,
+// and takes it once the State is known.
+func TestNotSettled(t *testing.T) {
+	known := make(chan struct{})
+	f := newFixture(t)
+	f.deps.Ready = known
+	f.start()
+	const want = "h1 does not know the state of the cluster yet; nothing was changed"
+	if _, err := f.client().Detach(t.Context(), "h2"); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if b := f.log.State().Backend("h2"); b.Status != cluster.StatusUp {
+		t.Errorf("h2 is %s", b.Status)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := f.client().Detach(t.Context(), "h2")
+		done <- err
+	}()
+	close(known)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -61,6 +61,8 @@ type Deps struct {
 	Managed bool
 
 	Cluster Cluster
+	// Ready is closed when the State of Cluster is known: orders are judged by it.
+	Ready <-chan struct{}
 	// Reports returns the leader's table, by member, At by this member's clock. The map
 	// is the server's. An error is shown as not known.
 	Reports func(ctx context.Context) (map[string]cluster.Reported, error)

@@ -33,7 +33,7 @@ func (m *member) newOperator(id *identity.Identity, registry prometheus.Register
 func (m *member) operatorDeps(members *tls.Config, token string, registry prometheus.Registerer) pcp.Deps {
 	return pcp.Deps{
 		Member: m.cfg.Name, Managed: m.cfg.Failover.Mode == failover.ModeManaged,
-		Cluster: m.watchdog, Reports: m.watchdog.AllReports,
+		Cluster: m.watchdog, Ready: m.watchdog.Ready(), Reports: m.watchdog.AllReports,
 		Watchdog: m.watchdogStatus, AddMember: m.watchdog.Add, RemoveMember: m.watchdog.Remove,
 		Observations: m.monitor.Observations, Checks: m.checks,
 		Pools: m.pools, Sessions: m.sessions, Kill: m.kill,
