@@ -28,6 +28,7 @@ type Config struct {
 	Balance    lb.Config              `yaml:"balance"`
 	Failover   failover.Config        `yaml:"failover"`
 	Hold       proxy.HoldConfig       `yaml:"hold"`
+	Limits     []proxy.LimitConfig    `yaml:"limits"`
 	Agent      *agent.Config          `yaml:"agent"`    // nil: no server on this host
 	Watchdog   *watchdog.Config       `yaml:"watchdog"` // nil: a lone proxy
 	VIP        []vip.Config           `yaml:"vip"`

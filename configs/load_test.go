@@ -67,7 +67,7 @@ func TestBadFiles(t *testing.T) {
 		"bad-mode": {
 			`1:16: listen.tls.mode: want disable | allow | require, got "on"`,
 			`2:15: backend_tls.mode: want disable | prefer | require | verify-ca | verify-full, got "allow"`,
-			`3:8: pool.mode: want session, got "statement"`,
+			`3:8: pool.mode: want session | transaction, got "statement"`,
 			`4:11: balance.mode: want statement | session | off, got "random"`,
 			`4:25: balance.consistency: want session | eventual | primary, got "strong"`,
 			`4:46: balance.transactions: want primary | until_write, got "standby"`,
@@ -178,9 +178,6 @@ func TestBadFiles(t *testing.T) {
 			"10:46: failover.restart_wait: want 0 to 24h, got -1s",
 			"10:65: failover.start_wait: want 0 to 24h, got 25h",
 			"11:8: hold.timeout: want 0 to 24h, got 25h",
-		},
-		"pool-transaction": {
-			"3:3: pool.mode: transaction is not available in this version; use session",
 		},
 		"scalar": {
 			`1:1: want keys and values, got the text "pgproxy"`,

@@ -59,6 +59,7 @@ func TestReferenceIsComplete(t *testing.T) {
 		{Name: "h2", Address: "10.77.0.12:5432", Weight: 1, MaxConnections: 200, Agent: "h2"},
 	}
 	want.Balance.Redirects = []lb.Redirect{{User: "report_.*", To: "standby"}}
+	want.Limits = []proxy.LimitConfig{{}}
 	want.Agent = &server
 	w := watchdog.Default()
 	w.Listen, w.SecretFile = "10.77.0.12:9000", "/etc/pgproxy/secret"

@@ -47,10 +47,12 @@ func (v validator) validate() {
 	v.monitor()
 	v.health()
 	v.pool()
+	v.limits()
 	v.balance()
 	v.failover()
 	v.duration("hold.timeout", v.Hold.Timeout, 0, day)
 	v.duration("hold.drain", v.Hold.Drain, 0, time.Minute)
+	v.between("hold.max_clients", v.Hold.MaxClients, 1, 1_000_000)
 	if v.Agent != nil {
 		v.agent()
 	}
@@ -93,6 +95,7 @@ func (v validator) listen() {
 	v.duration("listen.keepalive.interval", l.Keepalive.Interval, time.Second, 9*time.Hour)
 	v.between("listen.keepalive.count", l.Keepalive.Count, 1, 127)
 	v.duration("listen.drain", l.Drain, 0, day)
+	oneOf(v, "listen.on_failover", l.OnFailover, proxy.ListenClose, proxy.ListenKeep)
 }
 
 func (v validator) auth() {
@@ -157,14 +160,29 @@ func (v validator) health() {
 }
 
 func (v validator) pool() {
-	if v.Pool.Mode == "transaction" {
-		v.fault("pool.mode", "transaction is not available in this version; use session")
-	} else {
-		oneOf(v, "pool.mode", v.Pool.Mode, proxy.PoolSession)
-	}
+	oneOf(v, "pool.mode", v.Pool.Mode, proxy.PoolSession, proxy.PoolTransaction)
 	v.between("pool.size", v.Pool.Size, 0, 100_000)
+	if v.Pool.Mode == proxy.PoolTransaction && v.Pool.Size == 0 {
+		v.fault("pool.size", "mode transaction needs at least 1")
+	}
+	v.between("pool.min", v.Pool.Min, 0, max(v.Pool.Size, 0))
 	v.duration("pool.wait", v.Pool.Wait, 0, day)
 	v.duration("pool.idle", v.Pool.Idle, time.Millisecond, day)
+	v.duration("pool.lifetime", v.Pool.Lifetime, 0, 365*day)
+	v.between("pool.connects", v.Pool.Connects, 1, 1000)
+	v.between("pool.statements", v.Pool.Statements, 1, 100_000)
+}
+
+func (v validator) limits() {
+	for i, l := range v.Limits {
+		path := fmt.Sprintf("limits[%d]", i)
+		v.between(path+".max_clients", l.MaxClients, 0, 1_000_000)
+		v.between(path+".max_connections", l.MaxConnections, 0, 100_000)
+		v.duration(path+".query", l.Query, 0, 365*day)
+		v.duration(path+".transaction", l.Transaction, 0, 365*day)
+		v.duration(path+".idle_in_transaction", l.IdleInTransaction, 0, 365*day)
+		v.duration(path+".idle", l.Idle, 0, 365*day)
+	}
 }
 
 func (v validator) balance() {

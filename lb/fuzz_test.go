@@ -2,6 +2,7 @@ package lb
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -30,7 +31,7 @@ func FuzzClassify(f *testing.F) {
 		classify := func(sql []byte) *Verdict { return c.Classify(cat, settings, sql, &s) }
 		v := classify(sql)
 
-		if got := *fresh.Classify(cat, settings, sql, &s); got != *v {
+		if got := *fresh.Classify(cat, settings, sql, &s); !reflect.DeepEqual(got, *v) {
 			t.Fatalf("cached %+v, fresh %+v", *v, got)
 		}
 		if v.Read && (v.Unknown || v.Why != "") || !v.Read && v.Why == "" {

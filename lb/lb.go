@@ -34,7 +34,28 @@ type Verdict struct {
 	// Setting is the folded name of the setting that a single SET or RESET changes
 	// (EffectSet), "" otherwise.
 	Setting string
+	// Settings are the folded names when there are several statements and all of them
+	// are SET or RESET of one setting each (EffectSet, not EffectUnknownInSession).
+	Settings []string
+	// Custom are the folded names of custom settings ("a.b") that SET or SET LOCAL
+	// names (EffectCustom).
+	Custom []string
+	// Savepoint is what a single statement does to the savepoint of that Name.
+	Savepoint Savepoint
+	// Rollback: the single statement with EffectEnd undoes the transaction.
+	Rollback bool
 }
+
+// Savepoint is what a statement does to the savepoints of its transaction.
+type Savepoint uint8
+
+// The statements about savepoints.
+const (
+	NoSavepoint Savepoint = iota
+	SavepointSet
+	SavepointRelease
+	SavepointRollback // ROLLBACK TO
+)
 
 // Effect is a set of things a statement does to its session.
 type Effect uint32
@@ -64,6 +85,11 @@ const (
 	EffectIsolation                           // with EffectBegin or EffectSetLocal: an isolation level other than READ COMMITTED may hold
 	EffectDatabase                            // CREATE, ALTER or DROP DATABASE: some forms need that nobody else is connected
 	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ...: names and settings are not known any more
+	EffectCustom                              // SET or SET LOCAL of a custom setting "a.b": DISCARD ALL empties it and does not remove it
+	EffectSetConfig                           // calls set_config; SetConfig tells what it sets
+	EffectCall                                // CALL or DO, also inside EXPLAIN ANALYZE and the like: may commit by itself
+	EffectLastValue                           // calls currval or lastval: the answer is that of this server connection
+	EffectUnpin                               // may end what binds a session to its server connection: UNLISTEN, CLOSE, unlock functions, DROP, DISCARD
 )
 
 // Target is where a statement may run.
@@ -80,7 +106,7 @@ var effectNames = []string{
 	"begin", "read-only", "end", "chain", "savepoint", "set", "set-local", "reset-all",
 	"discard-all", "may-change-state", "leftover", "temp", "listen", "prepare", "execute",
 	"deallocate", "ddl", "with-hold", "session-lock", "copy-in", "isolation", "database",
-	"unknown-in-session",
+	"unknown-in-session", "custom", "set-config", "call", "last-value", "unpin",
 }
 
 // String returns the names of the effects, separated by spaces.

@@ -17,6 +17,7 @@ type Config struct {
 	Pool       PoolConfig
 	Balance    lb.Config
 	Hold       HoldConfig
+	Limits     []LimitConfig
 }
 
 // TLSMode says what a listener does with TLS.
@@ -47,7 +48,17 @@ type PoolMode string
 
 // The values of pool.mode.
 const (
-	PoolSession PoolMode = "session"
+	PoolSession     PoolMode = "session"
+	PoolTransaction PoolMode = "transaction" // until the end of the transaction
+)
+
+// OnFailover says what becomes of a session that listens when its server is lost.
+type OnFailover string
+
+// The values of listen.on_failover.
+const (
+	ListenClose OnFailover = "close" // it ends, so that the client knows of lost notifications
+	ListenKeep  OnFailover = "keep"  // it listens again on the new primary
 )
 
 // ListenConfig is the section `listen`.
@@ -61,6 +72,8 @@ type ListenConfig struct {
 	// Drain is how long a session that is not idle may go on after pgproxy was told
 	// to stop; then it is closed.
 	Drain time.Duration `yaml:"drain"`
+	// OnFailover is about sessions that LISTEN.
+	OnFailover OnFailover `yaml:"on_failover"`
 }
 
 // TLSConfig is listen.tls.
@@ -119,10 +132,30 @@ type MonitorConfig struct {
 
 // PoolConfig is the section `pool`.
 type PoolConfig struct {
-	Mode PoolMode      `yaml:"mode"`
-	Size int           `yaml:"size"` // in session mode the idle server connections kept per backend, database and user
-	Wait time.Duration `yaml:"wait"` // for a server connection; then 53300
-	Idle time.Duration `yaml:"idle"` // an idle server connection older than this is closed
+	Mode PoolMode `yaml:"mode"`
+	// Size is, per backend, database and user, in transaction mode how many server
+	// connections there may be, in session mode how many idle ones are kept.
+	Size     int           `yaml:"size"`
+	Min      int           `yaml:"min"`      // idle ones that are kept ready, of users and databases in use
+	Wait     time.Duration `yaml:"wait"`     // for a server connection; then 53300
+	Idle     time.Duration `yaml:"idle"`     // an idle server connection older than this is closed
+	Lifetime time.Duration `yaml:"lifetime"` // one that is older than this is closed when it comes back; 0: no bound
+	Connects int           `yaml:"connects"` // logins under way at once on one backend
+	// Statements is how many prepared statements a server connection keeps in
+	// transaction mode; the one that was not used for longest goes first.
+	Statements int `yaml:"statements"`
+}
+
+// LimitConfig is one entry of `limits`. The first entry that matches holds.
+type LimitConfig struct {
+	User              string        `yaml:"user"`                // "": every user
+	Database          string        `yaml:"database"`            // "": every database
+	MaxClients        int           `yaml:"max_clients"`         // sessions; 0: no bound, as below
+	MaxConnections    int           `yaml:"max_connections"`     // to one backend
+	Query             time.Duration `yaml:"query"`               // for one batch, from its sending to its answer; then it is cancelled
+	Transaction       time.Duration `yaml:"transaction"`         // from BEGIN on; then the session ends
+	IdleInTransaction time.Duration `yaml:"idle_in_transaction"` // then the session ends
+	Idle              time.Duration `yaml:"idle"`                // outside of a transaction; then the session ends
 }
 
 // HoldConfig is the section `hold`.
@@ -130,7 +163,8 @@ type HoldConfig struct {
 	Timeout time.Duration `yaml:"timeout"` // how long a statement waits for a primary; then 57P03
 	// Drain is how long a switchover waits for the statements and transactions that
 	// run on the old primary; then they are cut off.
-	Drain time.Duration `yaml:"drain"`
+	Drain      time.Duration `yaml:"drain"`
+	MaxClients int           `yaml:"max_clients"` // with a statement that waits; the next one gets 57P03 at once
 }
 
 // DefaultListen returns the values that hold where the file is silent.
@@ -142,6 +176,7 @@ func DefaultListen() ListenConfig {
 		Startup:    StartupLimits{Timeout: time.Minute, MaxHalfOpen: 1000},
 		Keepalive:  KeepaliveConfig{Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
 		Drain:      10 * time.Second,
+		OnFailover: ListenClose,
 	}
 }
 
@@ -153,8 +188,13 @@ func DefaultBackendTLS() BackendTLSConfig { return BackendTLSConfig{Mode: SSLPre
 
 // DefaultPool returns the values that hold where the file is silent.
 func DefaultPool() PoolConfig {
-	return PoolConfig{Mode: PoolSession, Size: 50, Wait: 10 * time.Second, Idle: 10 * time.Minute}
+	return PoolConfig{
+		Mode: PoolSession, Size: 50, Wait: 10 * time.Second, Idle: 10 * time.Minute, Lifetime: time.Hour,
+		Connects: 16, Statements: 500,
+	}
 }
 
 // DefaultHold returns the values that hold where the file is silent.
-func DefaultHold() HoldConfig { return HoldConfig{Timeout: 30 * time.Second, Drain: time.Second} }
+func DefaultHold() HoldConfig {
+	return HoldConfig{Timeout: 30 * time.Second, Drain: time.Second, MaxClients: 10000}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 // link is a connection that is logged in on a backend. Between two uses the pool
@@ -32,6 +33,12 @@ type link struct {
 	protocol uint32
 	params   []pgwire.Parameter // reported at login, in order of arrival
 	notices  []byte             // whole NoticeResponses of the login
+
+	// server stands for one run of the server between two restarts: its start time in
+	// microseconds since 1970; 0: not known.
+	server uint64
+	// carried is what earlier sessions have left in it that the next one may meet.
+	carried *session.Carried
 
 	created   time.Time
 	idleSince time.Time

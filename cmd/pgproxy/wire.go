@@ -232,7 +232,7 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 	}
 	return proxy.New(proxy.Config{
 		Listen: cfg.Listen, Auth: cfg.Auth, Backends: cfg.Backends, BackendTLS: cfg.BackendTLS, Monitor: cfg.Monitor,
-		Pool: cfg.Pool, Balance: cfg.Balance, Hold: cfg.Hold,
+		Pool: cfg.Pool, Balance: cfg.Balance, Hold: cfg.Hold, Limits: cfg.Limits,
 	}, proxy.Deps{
 		Cluster:         m.watchdog,
 		Lease:           lease{m.watchdog},

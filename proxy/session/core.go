@@ -85,7 +85,16 @@ type Attachment struct {
 	Backend string // its name in the configuration
 	ID      uint64 // unique in the process; another one after a reconnect
 	Fresh   bool   // nobody used the connection before
+	// Server stands for one run of a server between two restarts; 0: not known.
+	Server uint64
+	// Carried is what the connection brings along from its earlier sessions; nil: it is
+	// as after its login.
+	Carried *Carried
 }
+
+// Carried is what a server connection keeps from one session to the next where it is
+// not reset in between.
+type Carried struct{}
 
 // Core is the state of one session between the end of its startup and its end.
 // It is not safe for concurrent use.
@@ -130,6 +139,7 @@ type Core struct {
 type Detachment struct {
 	Slot Slot
 	Leftovers
+	Carried *Carried // for the Attachment of the next session, if the connection is not reset
 }
 
 // batch is what the client sends up to Sync or the end of a simple query.

@@ -205,6 +205,6 @@ func (c *Core) chooseRead() (slot Slot, wait bool) {
 
 // giveBack takes the connection out of the slot.
 func (c *Core) giveBack(slot Slot) {
-	c.detach = append(c.detach, Detachment{slot, c.Leftovers(slot)})
+	c.detach = append(c.detach, Detachment{Slot: slot, Leftovers: c.Leftovers(slot)})
 	c.server[slot] = server{out: c.server[slot].out}
 }
