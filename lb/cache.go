@@ -28,7 +28,8 @@ const (
 	// of slots.
 	typicalEntry = 512
 	// entryOverhead is what an entry costs beside its key and its strings, in bytes.
-	entryOverhead = 256
+	entryOverhead = 512
+	stringHeader  = 16
 )
 
 // entry is one cached verdict.
@@ -48,7 +49,13 @@ func newEntry(hash uint64, key []byte, v Verdict) *entry {
 
 func (e *entry) size() int {
 	v := &e.verdict
-	return entryOverhead + len(e.key) + len(v.Why) + len(v.Name) + len(v.Setting) + len(v.Show)
+	n := entryOverhead + len(e.key) + len(v.Why) + len(v.Name) + len(v.Setting) + len(v.Show)
+	for _, names := range [][]string{v.Settings, v.Custom} {
+		for _, name := range names {
+			n += stringHeader + len(name)
+		}
+	}
+	return n
 }
 
 // newCache returns a cache of at most size bytes; with size 0 it keeps nothing.

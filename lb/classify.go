@@ -111,11 +111,14 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 	case flags&flagHintStandby != 0:
 		v.Hint = ToStandby
 	}
-	unknown := false
+	unknown, settings := false, true
 	for _, st := range statements {
 		p := judgement{c: c, cat: cat, vouched: v.Hint == ToStandby}
 		p.statement(st)
 		v.Effects |= p.effects
+		v.Custom = append(v.Custom, p.custom...)
+		v.Settings = append(v.Settings, p.settings...)
+		settings = settings && p.effects&EffectSet != 0
 		if !p.read {
 			v.Read = false
 			// Loading the catalog helps only if nothing else stands in the way.
@@ -123,7 +126,8 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 			v.Why = p.why
 		}
 		if len(statements) == 1 {
-			v.Show, v.Name, v.Setting, v.Inner = p.show, p.name, p.setting, p.inner
+			v.Show, v.Name, v.Inner = p.show, p.name, p.inner
+			v.Savepoint, v.Rollback = p.savepoint, p.rollback
 			v.Silent = silent(st)
 		}
 	}
@@ -139,8 +143,14 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 	if flags&flagEncoding != 0 {
 		v.Effects |= EffectMayChangeState | EffectUnknownInSession
 	}
-	if len(statements) > 1 && v.Effects&inSession != 0 {
-		v.Effects |= EffectUnknownInSession
+	switch {
+	case !settings || len(v.Settings) == 0 || v.Effects&EffectUnknownInSession != 0:
+		v.Settings = nil
+		if len(statements) > 1 && v.Effects&inSession != 0 {
+			v.Effects |= EffectUnknownInSession
+		}
+	case len(v.Settings) == 1:
+		v.Setting, v.Settings = v.Settings[0], nil
 	}
 	return v
 }
@@ -165,7 +175,10 @@ type judgement struct {
 	read, unknown, inner bool
 	why                  string
 	effects              Effect
-	show, name, setting  string
+	show, name           string
+	settings, custom     []string
+	savepoint            Savepoint
+	rollback             bool
 }
 
 // no says why the statement is not a read.

@@ -37,6 +37,20 @@ func verdictText(v *Verdict) string {
 	if v.Setting != "" {
 		fmt.Fprintf(&b, " | setting=%s", v.Setting)
 	}
+	for _, list := range []struct {
+		name   string
+		values []string
+	}{{"settings", v.Settings}, {"custom", v.Custom}} {
+		if list.values != nil {
+			fmt.Fprintf(&b, " | %s=%s", list.name, strings.Join(list.values, ","))
+		}
+	}
+	if v.Savepoint != NoSavepoint {
+		fmt.Fprintf(&b, " | savepoint=%s %q", v.Savepoint, v.Name)
+	}
+	if v.Rollback {
+		b.WriteString(" | rollback")
+	}
 	if v.Effects != 0 {
 		fmt.Fprintf(&b, " | %s", v.Effects)
 	}

@@ -24,8 +24,9 @@ type Verdict struct {
 	// Set only when it is the only statement.
 	Show string
 	// Name is the statement's name for EffectPrepare, EffectExecute, EffectDeallocate
-	// (folded like PostgreSQL does; "" with EffectDeallocate: ALL), set only when it
-	// is the only statement. Identifiers are cut to 63 bytes.
+	// (folded like PostgreSQL does; "" with EffectDeallocate: ALL), or the savepoint's
+	// for Savepoint, set only when it is the only statement. Identifiers are cut to 63
+	// bytes.
 	Name string
 	// Inner tells whether the statement inside PREPARE is a read; for EXECUTE,
 	// whether its arguments are free of anything that is not. What the statement
@@ -34,13 +35,16 @@ type Verdict struct {
 	// Setting is the folded name of the setting that a single SET or RESET changes
 	// (EffectSet), "" otherwise.
 	Setting string
-	// Settings are the folded names when there are several statements and all of them
-	// are SET or RESET of one setting each (EffectSet, not EffectUnknownInSession).
+	// Settings are the folded names, in the order of the text, when not one but several
+	// settings change: by several statements that are all a plain SET or RESET
+	// (EffectSet, not EffectUnknownInSession), or by one SET SESSION CHARACTERISTICS.
 	Settings []string
-	// Custom are the folded names of custom settings ("a.b") that SET or SET LOCAL
-	// names (EffectCustom).
+	// Custom are the folded names of custom settings ("a.b") that SET, SET LOCAL or
+	// RESET names, or that CREATE and ALTER attach to something (EffectCustom).
 	Custom []string
-	// Savepoint is what a single statement does to the savepoint of that Name.
+	// Savepoint is what a single statement does to the savepoint of that Name. It is
+	// NoSavepoint, with EffectSavepoint, where the name that the server will take is not
+	// known: one with bytes above 127.
 	Savepoint Savepoint
 	// Rollback: the single statement with EffectEnd undoes the transaction.
 	Rollback bool
@@ -71,8 +75,8 @@ const (
 	EffectSetLocal                            // SET LOCAL, SET TRANSACTION, SET CONSTRAINTS: ends with the transaction
 	EffectResetAll                            // RESET ALL
 	EffectDiscardAll                          // DISCARD ALL
-	EffectMayChangeState                      // may change settings or other session state in a way that cannot be told from the text (set_config, DO, CALL, LOAD, DISCARD TEMP, SET SESSION AUTHORIZATION and SET ROLE excluded: they are EffectSet)
-	EffectLeftover                            // leaves something that DISCARD ALL does not remove (custom settings "a.b", LOAD, dblink)
+	EffectMayChangeState                      // may change settings or other session state in a way that cannot be told from the text (set_config in a query, DO, CALL, LOAD, functions)
+	EffectLeftover                            // may leave something that DISCARD ALL does not remove (LOAD, dblink, setseed)
 	EffectTemp                                // creates a temporary object
 	EffectListen                              // LISTEN
 	EffectPrepare                             // SQL PREPARE
@@ -84,12 +88,12 @@ const (
 	EffectCopyIn                              // COPY ... FROM STDIN
 	EffectIsolation                           // with EffectBegin or EffectSetLocal: an isolation level other than READ COMMITTED may hold
 	EffectDatabase                            // CREATE, ALTER or DROP DATABASE: some forms need that nobody else is connected
-	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ...: names and settings are not known any more
-	EffectCustom                              // SET or SET LOCAL of a custom setting "a.b": DISCARD ALL empties it and does not remove it
+	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ... and that are not all Settings: names and settings are not known any more
+	EffectCustom                              // defines a custom setting "a.b", whatever its outcome: DISCARD ALL empties it and does not remove it
 	EffectSetConfig                           // calls set_config; SetConfig tells what it sets
 	EffectCall                                // CALL or DO, also inside EXPLAIN ANALYZE and the like: may commit by itself
 	EffectLastValue                           // calls currval or lastval: the answer is that of this server connection
-	EffectUnpin                               // may end what binds a session to its server connection: UNLISTEN, CLOSE, unlock functions, DROP, DISCARD
+	EffectUnpin                               // may end what binds a session to its server connection: UNLISTEN, CLOSE, unlock functions, DROP, DISCARD, the end of a transaction, ROLLBACK TO
 )
 
 // Target is where a statement may run.
@@ -130,4 +134,18 @@ func (t Target) String() string {
 	case ToAny:
 	}
 	return "any"
+}
+
+// String returns the verb.
+func (s Savepoint) String() string {
+	switch s {
+	case SavepointSet:
+		return "set"
+	case SavepointRelease:
+		return "release"
+	case SavepointRollback:
+		return "rollback"
+	case NoSavepoint:
+	}
+	return "none"
 }

@@ -33,6 +33,11 @@ func (p *judgement) set(st statement) {
 		p.change("search_path")
 	default:
 		name, next := settingName(st, i)
+		for _, t := range st[min(next, len(st)):] {
+			if name == "search_path" && t.ident() && strings.HasPrefix(t.text, "pg_temp") {
+				p.effects |= EffectTemp // what is created from now on is temporary
+			}
+		}
 		if name == "" || !(st.at(next).is("to") || st.at(next).self('=') || name == "role") {
 			return // a syntax error
 		}
@@ -67,16 +72,16 @@ func (p *judgement) reset(st statement) {
 func (p *judgement) discard(st statement) {
 	switch {
 	case st.at(1).is("all"):
-		p.effects |= EffectDiscardAll
+		p.effects |= EffectDiscardAll | EffectUnpin
 	case st.at(1).is("temp"), st.at(1).is("temporary"):
-		p.effects |= EffectMayChangeState
+		p.effects |= EffectMayChangeState | EffectUnpin
 	}
 }
 
 // change notes that the session's value of one setting changes.
 func (p *judgement) change(name string) {
 	p.effects |= EffectSet
-	p.setting = name
+	p.settings = append(p.settings, name)
 	switch name {
 	case "transaction_isolation", "transaction_read_only", "transaction_deferrable":
 		p.effects |= EffectIsolation
@@ -84,8 +89,30 @@ func (p *judgement) change(name string) {
 	case "seed": // setseed under another name: nothing takes it back
 		p.effects |= EffectMayChangeState | EffectLeftover
 	}
-	if strings.Contains(name, ".") {
-		p.effects |= EffectLeftover
+	p.defines(name)
+}
+
+// defines notes a custom setting, which the server keeps under that name once it was
+// named, also where nothing was changed.
+func (p *judgement) defines(name string) {
+	if !strings.Contains(name, ".") {
+		return
+	}
+	p.effects |= EffectCustom
+	if !ascii(name) { // folded or cut by the server in a way that depends on its encoding
+		p.effects |= EffectMayChangeState | EffectLeftover
+	}
+	p.custom = append(p.custom, name)
+}
+
+// attached notes the custom settings of ALTER ROLE ... SET and CREATE FUNCTION ... SET:
+// the server checks their values and so defines them.
+func (p *judgement) attached(st statement) {
+	for i, t := range st {
+		if t.is("set") {
+			name, _ := settingName(st, i+1)
+			p.defines(name)
+		}
 	}
 }
 
@@ -93,33 +120,55 @@ func (p *judgement) change(name string) {
 // leaves its name behind all the same.
 func (p *judgement) local() {
 	p.effects = p.effects&^EffectSet | EffectSetLocal
-	p.setting = ""
+	p.settings = nil
 }
 
-// characteristics judges the modes of SET SESSION CHARACTERISTICS AS TRANSACTION:
-// a single mode is a change of a single setting.
+// characteristics judges the modes of SET SESSION CHARACTERISTICS AS TRANSACTION.
 func (p *judgement) characteristics(modes statement) {
-	switch {
-	case len(modes) == 2 && modes.at(0).is("read"):
-		p.change("default_transaction_read_only")
-	case modes.words(0, "isolation", "level") && (len(modes) == 3 || len(modes) == 4):
-		p.change("default_transaction_isolation")
-	case len(modes) == 1 && modes.at(0).is("deferrable"), len(modes) == 2 && modes.words(0, "not", "deferrable"):
-		p.change("default_transaction_deferrable")
-	default:
-		p.effects |= EffectMayChangeState
+	for i := 0; i < len(modes); {
+		switch {
+		case modes.words(i, "read", "only"), modes.words(i, "read", "write"):
+			p.change("default_transaction_read_only")
+			i += 2
+		case modes.words(i, "isolation", "level", "serializable"):
+			p.change("default_transaction_isolation")
+			i += 3
+		case modes.words(i, "isolation", "level"):
+			p.change("default_transaction_isolation")
+			i += 4
+		case modes.at(i).is("deferrable"):
+			p.change("default_transaction_deferrable")
+			i++
+		case modes.words(i, "not", "deferrable"):
+			p.change("default_transaction_deferrable")
+			i += 2
+		case modes[i].self(','):
+			i++
+		default: // a mode of a later version
+			p.effects |= EffectMayChangeState
+			return
+		}
 	}
 }
 
 // settingName reads the name of a setting, with its class, and returns the index
-// behind it. Names of settings are folded even when quoted (guc_name_compare).
+// behind it. Each part is cut to 63 bytes, and names of settings are folded even when
+// quoted, in ASCII only (guc_name_compare).
 func settingName(st statement, i int) (string, int) {
 	if !st.at(i).ident() {
 		return "", i
 	}
-	name := strings.ToLower(st[i].text)
+	name := st[i].name()
 	for i++; st.at(i).self('.') && st.at(i+1).ident(); i += 2 {
-		name += "." + strings.ToLower(st[i+1].text)
+		name += "." + st[i+1].name()
 	}
-	return name, i
+	return foldSetting(name), i
+}
+
+func foldSetting(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		b[i] = fold[c]
+	}
+	return string(b)
 }

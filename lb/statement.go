@@ -45,7 +45,7 @@ func (p *judgement) statement(st statement) {
 	case "prepare":
 		p.prepare(st)
 	case "savepoint", "release":
-		p.effects |= EffectSavepoint
+		p.savepoints(st)
 	case "set":
 		p.set(st)
 	case "reset":
@@ -66,10 +66,12 @@ func (p *judgement) statement(st statement) {
 		p.explain(st)
 	case "listen":
 		p.effects |= EffectListen
+	case "unlisten", "close":
+		p.effects |= EffectUnpin
 	case "load":
 		p.effects |= EffectMayChangeState | EffectLeftover
 	case "do":
-		p.effects |= EffectMayChangeState | EffectDDL
+		p.effects |= EffectCall | EffectMayChangeState | EffectDDL
 	case "call":
 		p.call(st)
 	case "create":
@@ -79,6 +81,10 @@ func (p *judgement) statement(st statement) {
 		p.create(st)
 	case "alter", "drop", "import":
 		p.effects |= EffectDDL
+		if st[0].is("drop") {
+			p.effects |= EffectUnpin
+		}
+		p.attached(st)
 		if st.at(1).is("database") {
 			p.effects |= EffectDatabase
 		}
@@ -143,71 +149,11 @@ func isQuery(st statement) bool {
 	return st.at(i).is("select") || st.at(i).is("values") || st.at(i).is("table") || st.at(i).is("with")
 }
 
-// transactionModes reads the modes of BEGIN, START TRANSACTION, SET TRANSACTION.
-func transactionModes(st statement, i int) Effect {
-	if st.at(i).is("work") || st.at(i).is("transaction") {
-		i++
-	}
-	readOnly, unusual, isolation := false, false, false
-	for i < len(st) {
-		switch {
-		case st.words(i, "isolation", "level", "serializable"):
-			isolation, unusual = true, true
-			i += 3
-		case st.words(i, "isolation", "level", "repeatable", "read"):
-			isolation = true
-			i += 4
-		case st.words(i, "isolation", "level", "read", "committed"), st.words(i, "isolation", "level", "read", "uncommitted"):
-			i += 4
-		case st.words(i, "read", "only"):
-			readOnly = true
-			i += 2
-		case st.words(i, "read", "write"):
-			unusual = unusual || readOnly
-			readOnly = false
-			i += 2
-		case st.words(i, "not", "deferrable"):
-			i += 2
-		case st[i].self(','):
-			i++
-		default: // DEFERRABLE, SNAPSHOT, or a mode of a later version
-			isolation, unusual = true, true
-			i++
-		}
-	}
-	var e Effect
-	if readOnly && !unusual {
-		e |= EffectReadOnly
-	}
-	if isolation {
-		e |= EffectIsolation
-	}
-	return e
-}
-
-// end judges COMMIT, END, ROLLBACK and ABORT.
-func (p *judgement) end(st statement) {
-	i := 1
-	if st.at(i).is("work") || st.at(i).is("transaction") {
-		i++
-	}
-	switch {
-	case st.at(i).is("prepared"): // COMMIT PREPARED, ROLLBACK PREPARED: another's transaction
-	case st.at(i).is("to"):
-		p.effects |= EffectSavepoint
-	default:
-		p.effects |= EffectEnd
-		if st.words(i, "and", "chain") {
-			p.effects |= EffectChain
-		}
-	}
-}
-
 // prepare judges PREPARE and PREPARE TRANSACTION. What the statement inside does to
 // the session counts from here on: EXECUTE shows only its name.
 func (p *judgement) prepare(st statement) {
 	if st.at(1).is("transaction") && st.at(2).kind == kindLiteral {
-		p.effects |= EffectEnd
+		p.effects |= EffectEnd | EffectUnpin
 		return
 	}
 	i := 2
@@ -263,7 +209,8 @@ func (p *judgement) declare(st statement) {
 }
 
 // carried are the effects of a statement inside another that runs it.
-const carried = EffectTemp | EffectDDL | EffectMayChangeState | EffectLeftover | EffectSessionLock
+const carried = EffectTemp | EffectDDL | EffectMayChangeState | EffectLeftover | EffectSessionLock |
+	EffectCustom | EffectCall | EffectLastValue | EffectUnpin
 
 // explain takes the effects of a statement that EXPLAIN ANALYZE would run.
 func (p *judgement) explain(st statement) {
@@ -284,6 +231,7 @@ func (p *judgement) explain(st statement) {
 
 // call judges CALL: a procedure may do anything unless the operator vouches for it.
 func (p *judgement) call(st statement) {
+	p.effects |= EffectCall
 	i := 1
 	for st.at(i+1).self('.') && st.at(i+2).ident() {
 		i += 2
@@ -315,9 +263,13 @@ func (p *judgement) create(st statement) {
 			temporary = true
 		}
 	}
+	p.attached(st)
 	switch {
 	case temporary:
 		p.effects |= EffectTemp
+		if st.has("drop") { // ON COMMIT DROP, outside of a transaction block
+			p.effects |= EffectUnpin
+		}
 	case !unrelated[st.at(i).text] || st.words(i, "user", "mapping"):
 		p.effects |= EffectDDL
 	}

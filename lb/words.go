@@ -66,6 +66,7 @@ var differing = map[string]Effect{
 
 	"pg_advisory_lock": EffectSessionLock, "pg_advisory_lock_shared": EffectSessionLock,
 	"pg_try_advisory_lock": EffectSessionLock, "pg_try_advisory_lock_shared": EffectSessionLock,
+	"pg_advisory_unlock": EffectUnpin, "pg_advisory_unlock_shared": EffectUnpin, "pg_advisory_unlock_all": EffectUnpin,
 	"pg_replication_origin_session_setup": EffectMayChangeState | EffectLeftover,
 	"pg_replication_origin_session_reset": EffectMayChangeState | EffectLeftover,
 	"pg_start_backup":                     EffectMayChangeState | EffectLeftover,

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -149,7 +150,7 @@ func TestSpelling(t *testing.T) {
 				t.Errorf("%s\nbecame\n%s\nwhich the parser does not take", s, mutant)
 				continue
 			}
-			if after != before {
+			if !reflect.DeepEqual(after, before) {
 				t.Errorf("%s\nis %+v, but\n%s\nis %+v", s, before, mutant, after)
 			}
 		}

@@ -151,7 +151,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	}
 	s := &c.server[slot]
 	const unknown = lb.EffectMayChangeState | lb.EffectUnknownInSession
-	if v.Effects&unknown != 0 {
+	if v.Effects&unknown != 0 || v.Settings != nil {
 		c.pins |= pinUnknown
 	}
 	if v.Effects&lb.EffectTemp != 0 {
@@ -160,7 +160,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	if v.Effects&(lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
 		c.pins |= pinHeld
 	}
-	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover) != 0 {
+	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover|lb.EffectCustom) != 0 {
 		s.leftover = true
 	}
 	if v.Effects&lb.EffectDatabase != 0 {
@@ -175,7 +175,7 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	}
 	s := &c.server[slot]
 	switch {
-	case v.Effects&lb.EffectUnknownInSession != 0:
+	case v.Effects&lb.EffectUnknownInSession != 0 || v.Settings != nil:
 	case v.Effects&lb.EffectDiscardAll != 0:
 		c.pins = 0
 		for i := s.head; i < len(s.ring); i++ { // what was sent behind it counts
