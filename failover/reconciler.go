@@ -191,7 +191,7 @@ func level(c cluster.Command) slog.Level {
 		}
 	case cluster.KindUnknown, cluster.KindConfigure, cluster.KindSetRole, cluster.KindAdoptPrimary,
 		cluster.KindDetach, cluster.KindAttach, cluster.KindAdvance, cluster.KindHold, cluster.KindSync,
-		cluster.KindRecover, cluster.KindRecovered, cluster.KindSetFailover, cluster.KindFormat:
+		cluster.KindRecover, cluster.KindRecovered, cluster.KindSetFailover, cluster.KindFormat, cluster.KindPause:
 	}
 	return slog.LevelInfo
 }

@@ -35,6 +35,8 @@
 //	POST /v1/recover   {"node", "in_place"}     a stream of Progress
 //	POST /v1/promote   {"node"}                 a stream of cluster.Event
 //	POST /v1/failover  {"on"}
+//	POST /v1/pause     {"wait_seconds"}         a stream of nothing
+//	POST /v1/resume    {}
 //	POST /v1/watchdog/add     {"name", "address", "witness"}
 //	POST /v1/watchdog/remove  {"name"}
 //	POST /v1/vip/move  {"address", "member"}

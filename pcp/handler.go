@@ -85,6 +85,8 @@ func (s *Server) verbs() map[string]verb {
 		"POST recover":         s.settled(s.recover),
 		"POST promote":         s.settled(s.promote),
 		"POST failover":        s.settled(s.failover),
+		"POST pause":           s.settled(s.pause),
+		"POST resume":          s.settled(s.resume),
 		"POST watchdog/add":    s.addMember,
 		"POST watchdog/remove": s.removeMember,
 		"POST vip/move":        s.settled(s.moveAddress),

@@ -61,6 +61,7 @@ type fixture struct {
 	}
 	stopped atomic.Bool
 	killed  atomic.Uint64
+	running atomic.Int64 // transactions on the primary while it is paused
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -140,6 +141,7 @@ func (f *fixture) newDeps() Deps {
 			f.killed.Store(id)
 			return nil
 		},
+		Paused:     func() (bool, int) { return f.log.State().Paused != nil, int(f.running.Load()) },
 		Stop:       func() { f.stopped.Store(true) },
 		Logger:     slog.New(f.logged),
 		Registerer: prometheus.NewRegistry(),

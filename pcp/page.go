@@ -88,7 +88,8 @@ td{border-bottom:1px solid #e4e8ec}.n{text-align:right}.up,.leader,.follower{col
 </style></head><body>
 <h1>pgproxy {{.Member}}</h1>
 <p>{{if .State.Primary}}Primary <b>{{.State.Primary}}</b>, timeline {{.State.Timeline}}{{else}}<b class="bad">No primary</b>{{end}}{{with .State.Operation}};
-<b>{{.Kind}}</b> of {{.Old}} in phase {{.Phase}} since {{stamp .Since}}{{end}}{{if .State.FailoverOff}}; <b class="bad">failover is off</b>{{end}}.
+<b>{{.Kind}}</b> of {{.Old}} in phase {{.Phase}} since {{stamp .Since}}{{end}}{{if .State.FailoverOff}}; <b class="bad">failover is off</b>{{end}}{{with .State.Paused}};
+<b class="bad">paused</b> since {{stamp .Since}} ({{.Reason}}){{end}}.
 Epoch {{.State.Epoch}}; {{stamp .Now}} UTC.</p>
 <h2>Servers</h2>
 <table><tr><th>Name<th>Address<th>Status<th>Role<th class="n">Weight<th class="n">Timeline<th class="n">Lag, bytes<th class="n">Lag, s<th>Replication<th>Since (UTC)</tr>

@@ -96,7 +96,7 @@ func TestAnswersOfALoneMember(t *testing.T) {
 			t.Errorf("%s: %d %q, want an empty array", what, status, answer)
 		}
 	}
-	want := `{"leader":"","term":0,"quorum":false,"failover":true,"members":[]}` + "\n"
+	want := `{"leader":"","term":0,"quorum":false,"failover":true,"paused":null,"members":[]}` + "\n"
 	if status, answer := f.raw("GET", "/v1/watchdog", ""); status != http.StatusOK || answer != want {
 		t.Errorf("watchdog: %d %q, want %q", status, answer, want)
 	}

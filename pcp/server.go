@@ -79,7 +79,10 @@ type Deps struct {
 	Pools        func() []Pool
 	Sessions     func() []Session
 	Kill         func(session uint64) error
-	Stop         func() // begins the orderly stop of the process
+	// Paused tells whether a pause is in force here, and in how many sessions something
+	// still runs on the primary.
+	Paused func() (inForce bool, running int)
+	Stop   func() // begins the orderly stop of the process
 
 	// TLS is of a member's identity, ServerTLS(Protocol); nil: there is no secret.
 	TLS *tls.Config

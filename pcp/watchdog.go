@@ -10,8 +10,12 @@ type Watchdog struct {
 	Term     uint64   `json:"term"`
 	Quorum   bool     `json:"quorum"`   // a majority of the voters is connected with the leader
 	Failover bool     `json:"failover"` // false: an operator has switched it off
+	Paused   *Pause   `json:"paused"`   // null: nothing is
 	Members  []Member `json:"members"`
 }
+
+// Pause is since when the primary rests, and by whose order.
+type Pause = cluster.Pause
 
 // Member is one pgproxy of the watchdog.
 type Member struct {
@@ -50,7 +54,7 @@ type MemberStatus struct {
 func newWatchdog(status WatchdogStatus, s *cluster.State, reports map[string]cluster.Reported) Watchdog {
 	w := Watchdog{
 		Leader: status.Leader, Term: status.Term, Quorum: status.Quorum,
-		Failover: !s.FailoverOff, Members: make([]Member, len(status.Members)),
+		Failover: !s.FailoverOff, Paused: s.Paused, Members: make([]Member, len(status.Members)),
 	}
 	for i, m := range status.Members {
 		r := reports[m.Name]

@@ -32,12 +32,13 @@ type clientSession struct {
 		core     *session.Core
 		client   peer
 		servers  [session.Standby + 1]*attachedServer
-		waiting  int  // goroutines in wait
-		progress bool // a server has answered since the client's goroutine looked
-		over     bool // everything is to end now
-		attach   bool // a goroutine is attaching
-		yielding bool // the core was told to let go of the primary
-		sampling bool // a goroutine waits for a sample
+		waiting  int         // goroutines in wait
+		progress bool        // a server has answered since the client's goroutine looked
+		over     bool        // everything is to end now
+		attach   bool        // a goroutine is attaching
+		yielding bool        // the core was told to let go of the primary
+		held     *time.Timer // ends the wait of a batch that is held beside the primary; nil: none is
+		sampling bool        // a goroutine waits for a sample
 	}
 }
 
@@ -221,8 +222,8 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 	s.mu.Lock()
 	s.mu.attach = false
 	switch {
-	case slot == session.Primary && err == nil && draining(s.shared.cluster.State()) != nil:
-		s.mu.Unlock() // a switchover has begun meanwhile
+	case slot == session.Primary && err == nil && s.shared.cluster.State().Holds():
+		s.mu.Unlock() // it has begun meanwhile
 		s.shared.pools.release(loan, true)
 		s.mu.Lock()
 	case s.mu.over || s.mu.core.Closed():
@@ -314,6 +315,7 @@ func (s *clientSession) tearDown() {
 	_ = s.client.conn.SetDeadline(time.Unix(1, 0)) // for a reader of a server that writes to it
 	s.mu.Lock()
 	s.mu.over = true
+	s.stopHold()
 	s.wakeAll()
 	servers := s.mu.servers
 	var left [session.Standby + 1]session.Leftovers

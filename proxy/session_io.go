@@ -95,7 +95,7 @@ func (s *clientSession) noteState() {
 	switch {
 	case s.mu.core.Busy() != session.None:
 		s.state.store(stateActive)
-	case wanted == session.Primary:
+	case wanted == session.Primary, s.mu.core.Held():
 		s.state.store(stateHeld)
 	case s.mu.core.InTransaction():
 		s.state.store(stateInTransaction)

@@ -15,7 +15,7 @@ import (
 // or a standby's while the primary cannot be reached.
 func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
 	sh := s.shared
-	if b := upPrimary(sh.cluster.State()); b != nil && draining(sh.cluster.State()) == nil {
+	if b := upPrimary(sh.cluster.State()); b != nil && !sh.cluster.State().Holds() {
 		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
 		if err == nil || !isTransient(err) {
 			return session.Primary, loan, err
@@ -59,10 +59,7 @@ func (s *clientSession) acquirePrimary() (*serverConn, error) {
 			return nil, s.ctx.Err()
 		case ctx.Err() != nil:
 			sh.log.Debug("no primary for a session", "error", err)
-			return nil, &Refusal{
-				Code:    codeCannotConnectNow,
-				Message: fmt.Sprintf("pgproxy: no primary within %v", sh.cfg.Hold.Timeout),
-			}
+			return nil, s.noPrimary()
 		}
 		changed, leased = sh.cluster.Changed(), sh.pools.lease.Changed()
 		if loan, err = s.tryPrimary(ctx); err == nil || !isTransient(err) {
@@ -71,11 +68,20 @@ func (s *clientSession) acquirePrimary() (*serverConn, error) {
 	}
 }
 
+// noPrimary is what a client is told whose statement has waited for hold.timeout.
+func (s *clientSession) noPrimary() *Refusal {
+	why := "no primary"
+	if s.shared.cluster.State().Paused != nil {
+		why = "paused by an operator, no primary"
+	}
+	return &Refusal{Code: codeCannotConnectNow, Message: fmt.Sprintf("pgproxy: %s within %v", why, s.shared.cfg.Hold.Timeout)}
+}
+
 // errNoPrimary tells that the state has no primary.
 var errNoPrimary = fmt.Errorf("there is no primary: %w", errBackendGone)
 
-// errDraining tells that the primary is about to become a standby.
-var errDraining = fmt.Errorf("the primary is being replaced: %w", errBackendGone)
+// errDraining tells that nothing new may begin on the primary.
+var errDraining = fmt.Errorf("the primary is paused or being replaced: %w", errBackendGone)
 
 // draining returns the switchover for which nothing new may begin on the primary; nil:
 // there is none.
@@ -92,7 +98,7 @@ func (s *clientSession) tryPrimary(ctx context.Context) (*serverConn, error) {
 	switch {
 	case b == nil:
 		return nil, errNoPrimary
-	case draining(state) != nil:
+	case state.Holds():
 		return nil, errDraining
 	}
 	loan, err := s.shared.pools.acquire(ctx, *b, s.client)
@@ -139,16 +145,18 @@ func (s *clientSession) keepToLease() {
 	s.yield()
 }
 
-// yield has the core let go of a primary that is about to become a standby. The lock
-// is held.
+// yield has the core let go of a primary on which nothing new is to begin. The lock is
+// held.
 func (s *clientSession) yield() {
-	o := draining(s.shared.cluster.State())
-	if o == nil && !s.mu.yielding {
+	state := s.shared.cluster.State()
+	holds := state.Holds()
+	if !holds && !s.mu.yielding {
 		return
 	}
-	s.mu.yielding = o != nil
-	s.mu.core.Yield(o != nil)
-	if o != nil {
+	s.mu.yielding = holds
+	s.mu.core.Yield(holds)
+	s.boundHold()
+	if o := draining(state); o != nil {
 		s.shared.drains.note(o.ID, s, s.mu.core.OnPrimary())
 	}
 }

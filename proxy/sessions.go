@@ -41,6 +41,7 @@ type sessions struct {
 
 	lastID   atomic.Uint64
 	routing  atomic.Pointer[routing]
+	paused   atomic.Bool            // every session has been told of the pause
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
 	retry        time.Duration // see retryPrimary
@@ -104,7 +105,7 @@ func (sh *sessions) run(ctx context.Context) {
 	wg.Go(func() { sh.catalogs.run(ctx) })
 	tick := time.NewTicker(refreshRouting)
 	defer tick.Stop()
-	told := uint64(0) // ID of the operation for which the sessions were told to let go of the primary; 0 none
+	var told held
 	for {
 		changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
 		told = sh.yield(told)
@@ -127,32 +128,13 @@ func (sh *sessions) route() {
 	state := sh.cluster.State()
 	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
 	r.all = slices.Clone(r.standbys)
-	if b := upPrimary(state); b != nil && draining(state) == nil && time.Until(sh.pools.lease.Until(b.Name)) > 0 {
+	if b := upPrimary(state); b != nil && !state.Holds() && time.Until(sh.pools.lease.Until(b.Name)) > 0 {
 		r.hasPrimary, r.primaryWeight = true, b.Weight
 		r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
 	}
 	r.standbyWeight = lb.TotalWeight(r.standbys)
 	sh.metrics.configure(state.Backends)
 	sh.routing.Store(r)
-}
-
-// yield tells every session when the primary is about to become a standby, or is not
-// any more, and returns the ID of the operation; told is what it returned last.
-func (sh *sessions) yield(told uint64) uint64 {
-	id := uint64(0)
-	if o := draining(sh.cluster.State()); o != nil {
-		id = o.ID
-	}
-	if id == told {
-		return told
-	}
-	for _, s := range sh.all() {
-		s.drain()
-	}
-	if id != 0 {
-		sh.drains.visited(id)
-	}
-	return id
 }
 
 // drain tells every session to end as soon as it is idle.

@@ -200,7 +200,7 @@ func TestDrainIsGivenUp(t *testing.T) {
 			done <- err
 		}()
 	}
-	l.held(1)
+	l.held(2)
 	select {
 	case err := <-done:
 		t.Errorf("not held: %v", err)

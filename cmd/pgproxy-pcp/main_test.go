@@ -150,7 +150,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--port", "70000", "nodes"}, "port 70000, want 1 to 65535"},
 		{[]string{"--token-file", "x", "nodes"}, "--secret-file and --token-file belong to --host"},
 		{[]string{"--host", "h1", "--secret-file", "x", "--token-file", "y", "nodes"}, "--secret-file and --token-file exclude each other"},
-		{[]string{"pause"}, `unknown command "pause"; pgproxy-pcp --help lists them`},
+		{[]string{"pause", "h1"}, `unexpected argument "h1"; see pgproxy-pcp pause --help`},
 	} {
 		status, stdout, stderr := operate(t.Context(), tt.args...)
 		if status != exitUsage || stdout != "" || stderr != "pgproxy-pcp: "+tt.want+"\n" {
@@ -197,13 +197,15 @@ func TestOrders(t *testing.T) {
 		"POST /v1/watchdog/add":    wants(`{"name":"h4","address":"h4:9000","witness":true}`, "added"),
 		"POST /v1/watchdog/remove": wants(`{"name":"h4"}`, "removed"),
 		"POST /v1/vip/move":        wants(`{"address":"10.77.0.100","member":"h2"}`, "moved"),
+		"POST /v1/pause":           wants(`{"wait_seconds":90}`, "paused"),
+		"POST /v1/resume":          wants(`{}`, "resumed"),
 		"POST /v1/kill":            wants(`{"session":7}`, "killed"),
 		"POST /v1/stop":            wants(`{}`, "stopped"),
 	}.serve(t)
 	for want, args := range map[string]string{
 		"attached": "attach h2", "detached": "detach h2", "promoted": "promote h2", "recovered": "recover h2 --in-place",
 		"off": "failover off", "added": "watchdog add h4 h4:9000 --witness", "removed": "watchdog remove h4",
-		"moved": "vip move 10.77.0.100 h2", "killed": "kill 7", "stopped": "stop",
+		"moved": "vip move 10.77.0.100 h2", "killed": "kill 7", "paused": "pause --wait 90s", "resumed": "resume", "stopped": "stop",
 	} {
 		line := append([]string{"--socket", socket}, strings.Fields(args)...)
 		if status, stdout, stderr := operate(t.Context(), line...); status != exitOK || stdout != want+"\n" || stderr != "" {

@@ -56,6 +56,15 @@ and promote still works. The setting holds for all members, until it is changed 
 				return client.SetFailover(ctx, args[0] == "on")
 			}),
 		},
+		c.pauseCommand(),
+		{
+			Use:   "resume",
+			Short: "End a pause: what was held runs",
+			Args:  arguments(),
+			RunE: c.order(func(ctx context.Context, client *pcp.Client, _ []string) (string, error) {
+				return client.Resume(ctx)
+			}),
+		},
 		c.watchdogCommand(),
 		c.vipCommand(),
 		{
@@ -185,6 +194,31 @@ command fails. It shows each step and waits for the end; Ctrl-C ends only the wa
 			return sentence, left(ctx, err, "the switchover")
 		}),
 	}
+}
+
+func (c *console) pauseCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "pause",
+		Short: "Let nothing new begin on the primary, on any member, until resume",
+		Long: `Have statements and transactions that need the primary wait, on every member. What runs
+there goes on, and so do reads on standbys. Clients can connect. A statement that has
+waited for hold.timeout is answered 57P03. A failover during a pause works.
+
+The command returns when the pause is in force on the asked member and says how many
+transactions still run through it; with --wait it returns when none does.`,
+		Example: "  pgproxy-pcp pause --wait 30s",
+		Args:    arguments(),
+		RunE: c.order(func(ctx context.Context, client *pcp.Client, _ []string) (string, error) {
+			if wait < 0 {
+				return "", usage("--wait %v is negative", wait)
+			}
+			sentence, err := client.Pause(ctx, wait)
+			return sentence, left(ctx, err, "the pause")
+		}),
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait that long for the transactions that run; exit 1 when some still do")
+	return cmd
 }
 
 func (c *console) recoverCommand() *cobra.Command {

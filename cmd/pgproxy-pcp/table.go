@@ -122,13 +122,16 @@ func nodesTable(nodes []pcp.Node, now time.Time) string {
 	return table(columns, rows)
 }
 
-func watchdogTable(w pcp.Watchdog, _ time.Time) string {
+func watchdogTable(w pcp.Watchdog, now time.Time) string {
 	leader := "no leader"
 	if w.Leader != "" {
 		leader = "leader " + printable(w.Leader)
 	}
 	text := fmt.Sprintf("%s, term %d, %s, failover %s\n\n", leader, w.Term,
 		map[bool]string{false: "NO QUORUM", true: "quorum"}[w.Quorum], map[bool]string{false: "OFF", true: "on"}[w.Failover])
+	if p := w.Paused; p != nil {
+		text = strings.TrimSuffix(text, "\n") + fmt.Sprintf("PAUSED since %s, %s; resume ends it\n\n", when(p.Since, now), printable(p.Reason))
+	}
 	columns := []column{
 		{name: "NAME", least: 8},
 		{name: "ADDRESS", least: 12},

@@ -79,7 +79,7 @@ func TestWideTables(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"nodes-wide.txt":    nodesTable([]pcp.Node{node}, testNow),
-		"watchdog-wide.txt": watchdogTable(pcp.Watchdog{Leader: "", Members: []pcp.Member{member}}, testNow),
+		"watchdog-wide.txt": watchdogTable(pcp.Watchdog{Paused: &pcp.Pause{Since: since, Reason: "ordered by root"}, Members: []pcp.Member{member}}, testNow),
 		"health-wide.txt":   healthTable([]pcp.Health{health}, testNow),
 		"pools-wide.txt":    poolsTable([]pcp.Pool{{Backend: long, Database: long, User: long, Idle: 99999, Used: 99999}}, testNow),
 		"sessions-wide.txt": sessionsTable([]pcp.Session{{

@@ -36,7 +36,7 @@ func (m *member) operatorDeps(members *tls.Config, token string, registry promet
 		Cluster: m.watchdog, Ready: m.watchdog.Ready(), Reports: m.watchdog.AllReports,
 		Watchdog: m.watchdogStatus, AddMember: m.watchdog.Add, RemoveMember: m.watchdog.Remove,
 		Observations: m.monitor.Observations, Checks: m.checks,
-		Pools: m.pools, Sessions: m.sessions, Kill: m.kill,
+		Pools: m.pools, Sessions: m.sessions, Kill: m.kill, Paused: m.paused,
 		Stop: func() { m.stop() },
 		TLS:  members, Token: token, Logger: m.log, Registerer: registry,
 	}
@@ -65,6 +65,14 @@ func (m *member) sessions() []pcp.Session {
 		})
 	}
 	return all
+}
+
+// paused is about the sessions of this member; a witness has none.
+func (m *member) paused() (inForce bool, running int) {
+	if m.server == nil {
+		return m.watchdog.State().Paused != nil, 0
+	}
+	return m.server.Paused()
 }
 
 func (m *member) kill(id uint64) error {

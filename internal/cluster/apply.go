@@ -57,6 +57,8 @@ func (e *edit) apply(c Command) error {
 		return e.setFailover(c)
 	case KindFormat:
 		return e.raiseFormat(c)
+	case KindPause:
+		return e.pause(c)
 	case KindSetStatus, KindSetRole, KindAdoptPrimary, KindMarkRebuild, KindDetach, KindAttach,
 		KindBegin, KindAbandon, KindRecover, KindRecoverFailed, KindRecovered:
 		b := e.Backend(c.Backend)
@@ -94,7 +96,7 @@ func (e *edit) applyTo(b *Backend, c Command) error {
 	case KindRecovered:
 		return e.recovered(b, c)
 	case KindUnknown, KindConfigure, KindClearPrimary, KindAdvance, KindEnd, KindHold, KindSync,
-		KindSetFailover, KindFormat:
+		KindSetFailover, KindFormat, KindPause:
 	}
 	return fmt.Errorf("BUG: %s is not about one backend", c.Kind)
 }

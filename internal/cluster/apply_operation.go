@@ -186,6 +186,23 @@ func (e *edit) setFailover(c Command) error {
 	return nil
 }
 
+// pause has nothing new begin on the primary, or lets it begin again.
+func (e *edit) pause(c Command) error {
+	switch {
+	case (e.Paused == nil) == c.Off:
+		return nil
+	case e.Format < pauseFormat:
+		return errors.New("a member runs a version that cannot pause")
+	case c.Off:
+		e.Paused = nil
+		e.changes("", "resumed", c.Reason)
+	default:
+		e.Paused = &Pause{Since: e.at, Reason: c.Reason}
+		e.changes("", "paused", c.Reason)
+	}
+	return nil
+}
+
 // raiseFormat raises the level at which the State is written. It never goes back:
 // a member that cannot read it stops.
 func (e *edit) raiseFormat(c Command) error {

@@ -135,3 +135,14 @@ func TestWords(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// TestPauseNeedsEveryMember: a member that cannot read it would stop.
+func TestPauseNeedsEveryMember(t *testing.T) {
+	s := State{Format: pauseFormat - 1}
+	if next, err := Apply(s, Command{Kind: KindPause}); err == nil || next.Paused != nil {
+		t.Errorf("paused: %+v, %v", next.Paused, err)
+	}
+	if _, err := Apply(s, Command{Kind: KindPause, Off: true}); err != nil {
+		t.Errorf("resume of what is not paused: %v", err)
+	}
+}

@@ -43,10 +43,11 @@ const (
 	KindRecovered          // Backend: it was rebuilt and streams
 	KindSetFailover        // Off
 	KindFormat             // Format
+	KindPause              // Off: false pauses, true resumes
 )
 
 // lastKind is the highest Kind that this program knows.
-const lastKind = KindFormat
+const lastKind = KindPause
 
 // String returns the word that stands in the log.
 func (k Kind) String() string {
@@ -89,6 +90,8 @@ func (k Kind) String() string {
 		return "set failover"
 	case KindFormat:
 		return "format"
+	case KindPause:
+		return "pause"
 	case KindUnknown:
 	}
 	return "unknown"
@@ -186,6 +189,8 @@ func (c Command) String() string {
 			b.WriteString(" in place")
 		}
 	case KindSetFailover:
+		b.WriteString(map[bool]string{false: " on", true: " off"}[c.Off])
+	case KindPause:
 		b.WriteString(map[bool]string{false: " on", true: " off"}[c.Off])
 	case KindFormat:
 		fmt.Fprintf(&b, " %d", c.Format)

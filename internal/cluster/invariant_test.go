@@ -237,7 +237,7 @@ func drawCommand(t *rapid.T, s *State) Command {
 		}
 	case KindRecover:
 		c.InPlace = rapid.Bool().Draw(t, "in place")
-	case KindSetFailover:
+	case KindSetFailover, KindPause:
 		c.Off = rapid.Bool().Draw(t, "off")
 	case KindFormat:
 		c.Format = rapid.IntRange(0, Format+1).Draw(t, "format")

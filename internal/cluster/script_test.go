@@ -22,7 +22,7 @@ var testStart = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 //	abandon NAME | end
 //	hold ADDRESS [MEMBER] | sync none | sync first NUM NAME ... | sync any NUM LISTED NAME ...
 //	recover NAME [inplace] | recoverfailed NAME | recovered NAME
-//	failover on|off | format N
+//	failover on|off | pause | resume | format N
 //
 // "expect=N" before it sets the expected epoch, "expect=." that of the state. What
 // stands behind " -- " is the reason.
@@ -68,6 +68,9 @@ func writeState(b *strings.Builder, s *State) {
 	}
 	if s.FailoverOff {
 		b.WriteString(" failover off")
+	}
+	if p := s.Paused; p != nil {
+		fmt.Fprintf(b, " paused since %v %q", p.Since.Sub(testStart), p.Reason)
 	}
 	if s.Sync.Method != SyncNone {
 		fmt.Fprintf(b, " sync %s", s.Sync)
@@ -159,6 +162,8 @@ func scriptCommand(t *testing.T, line string, epoch uint64) Command {
 		c.Kind = KindRecovered
 	case "failover":
 		c.Kind, c.Backend, c.Off = KindSetFailover, "", args[0] == "off"
+	case "pause", "resume":
+		c.Kind, c.Off = KindPause, verb == "resume"
 	case "format":
 		c.Kind, c.Backend, c.Format = KindFormat, "", int(scriptNumber(t, args[0]))
 	case "levitate":

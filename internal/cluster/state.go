@@ -22,7 +22,10 @@ type Backend struct {
 // Format is the highest level of the encoding of State and Command that this
 // program reads. A State is written at its own level, which KindFormat raises
 // when every member's program reads the higher one.
-const Format = 1
+const Format = 2
+
+// pauseFormat is the first level that has State.Paused.
+const pauseFormat = 2
 
 // MaxEvents bounds State.Events.
 const MaxEvents = 100
@@ -45,6 +48,7 @@ type State struct {
 	Operation   *Operation `json:"operation,omitempty"` // under way; never changed in place
 	Addresses   []Address  `json:"addresses,omitempty"`
 	FailoverOff bool       `json:"failover_off,omitempty"` // an operator wants no failover
+	Paused      *Pause     `json:"paused,omitempty"`       // an operator has the primary rest; never changed in place
 	Events      []Event    `json:"events,omitempty"`       // the last MaxEvents, oldest first
 }
 
@@ -81,6 +85,19 @@ func (s *State) Ancestor(timeline uint32, end LSN) bool {
 		}
 	}
 	return false
+}
+
+// Pause says since when nothing new begins on the primary by an operator's order, and
+// who ordered it.
+type Pause struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Holds tells whether members let nothing new begin on the primary, although there is
+// one: a switchover waits for what runs there, or an operator has paused it.
+func (s *State) Holds() bool {
+	return s.Paused != nil || s.Operation != nil && s.Operation.Phase == PhaseDrain
 }
 
 // Event is one line of the cluster's history.
