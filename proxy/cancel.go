@@ -6,8 +6,11 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
@@ -20,6 +23,9 @@ const (
 	// under way at once.
 	cancelTimeout = 10 * time.Second
 	maxCancels    = 64
+	// elsewhereTimeout bounds the search for a session on the other members, the
+	// CancelRequest of the one that has it included.
+	elsewhereTimeout = 3 * time.Second
 )
 
 // canceler is a session whose statement can be cancelled.
@@ -32,8 +38,13 @@ type canceler interface {
 // cancelRegistry knows by which key each session is cancelled. The keys are our
 // own: a client never learns a server's.
 type cancelRegistry struct {
-	dialer *dialer
-	slots  chan struct{}
+	dialer    *dialer
+	elsewhere func(ctx context.Context, pid uint32, secret []byte) bool // nil: there are no others
+	slots     chan struct{}
+	guesses   *guesses
+	refused   repeats
+	outcomes  *prometheus.CounterVec
+	log       *slog.Logger
 
 	mu struct {
 		sync.Mutex
@@ -46,11 +57,35 @@ type cancelEntry struct {
 	target canceler
 }
 
-func newCancelRegistry(d *dialer) *cancelRegistry {
-	r := &cancelRegistry{dialer: d, slots: make(chan struct{}, maxCancels)}
+// What becomes of a CancelRequest: labels of pgproxy_cancels_total.
+const (
+	cancelForwarded = "forwarded" // to the server
+	cancelIdle      = "idle"      // no server works for the session
+	cancelFailed    = "failed"    // the server could not be told
+	cancelElsewhere = "elsewhere" // another member had the session
+	cancelUnknown   = "unknown"   // nobody has the key
+	cancelRefused   = "refused"   // this member does not know the key, and its sender guesses too much
+)
+
+func newCancelRegistry(d *dialer, deps Deps) (*cancelRegistry, error) {
+	r := &cancelRegistry{
+		dialer: d, elsewhere: deps.CancelElsewhere, slots: make(chan struct{}, maxCancels), guesses: newGuesses(), log: deps.Logger,
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgproxy_cancels_total",
+			Help: "Cancel requests, by what became of them.",
+		}, []string{"outcome"}),
+	}
 	r.mu.byPID = make(map[uint32][]*cancelEntry)
-	return r
+	for _, outcome := range []string{cancelForwarded, cancelIdle, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
+		r.outcomes.WithLabelValues(outcome) // shown as 0
+	}
+	if err := deps.Registerer.Register(r.outcomes); err != nil {
+		return nil, fmt.Errorf("register metrics of cancel requests: %w", err)
+	}
+	return r, nil
 }
+
+func (r *cancelRegistry) count(outcome string) { r.outcomes.WithLabelValues(outcome).Inc() }
 
 // register makes a key for a session that is told the process id pid. long: the
 // client speaks protocol 3.2. unregister must be called once, when the session ends.
@@ -104,15 +139,43 @@ func (r *cancelRegistry) find(pid uint32, secret []byte) *cancelEntry {
 	return found
 }
 
-// cancel forwards a CancelRequest to the server that works for the session with
-// that key, and returns when the server has taken it. A key that nobody has, and a
-// session with which no server is busy, are passed over in silence.
-func (r *cancelRegistry) cancel(ctx context.Context, pid uint32, secret []byte) error {
+// cancel carries out a client's CancelRequest, and returns when the server that works
+// for the session with that key has taken it. A key that is not this member's is looked
+// for on the others. A key that nobody has, and a session with which no server is busy,
+// are passed over in silence.
+func (r *cancelRegistry) cancel(ctx context.Context, from *client, pid uint32, secret []byte) error {
+	if known, err := r.here(ctx, pid, secret); known {
+		return err
+	}
+	if r.elsewhere == nil || len(secret) != secretLen30 && len(secret) != secretLen32 {
+		r.count(cancelUnknown)
+		return nil
+	}
+	if !r.guesses.take(from.remote.Addr()) {
+		r.count(cancelRefused)
+		r.refused.log(func(times int) {
+			r.log.Info("cancel requests refused: too many with unknown keys from one address", "client", from.addr(), "times", times)
+		})
+		return nil
+	}
+	ctx, done := context.WithTimeout(ctx, elsewhereTimeout)
+	defer done()
+	if !r.elsewhere(ctx, pid, secret) {
+		r.count(cancelUnknown)
+		return nil
+	}
+	r.guesses.giveBack(from.remote.Addr())
+	r.count(cancelElsewhere)
+	return nil
+}
+
+// here cancels what runs for the session with that key, if this member has it.
+func (r *cancelRegistry) here(ctx context.Context, pid uint32, secret []byte) (known bool, err error) {
 	r.mu.Lock()
 	e := r.find(pid, secret)
 	r.mu.Unlock()
 	if e == nil {
-		return nil
+		return false, nil
 	}
 	ctx, done := context.WithTimeout(ctx, cancelTimeout)
 	defer done()
@@ -120,14 +183,38 @@ func (r *cancelRegistry) cancel(ctx context.Context, pid uint32, secret []byte) 
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
-		return fmt.Errorf("wait to cancel: %w", ctx.Err())
+		r.count(cancelFailed)
+		return true, fmt.Errorf("wait to cancel: %w", ctx.Err())
 	}
 	sc := e.target.cancelTarget()
 	if sc == nil || !sc.beginCancel() {
-		return nil
+		r.count(cancelIdle)
+		return true, nil
 	}
+	return true, r.send(ctx, sc)
+}
+
+// send sends a CancelRequest to the server of a loan after its beginCancel, and ends
+// what that began.
+func (r *cancelRegistry) send(ctx context.Context, sc *serverConn) error {
 	defer sc.endCancel()
-	return r.dialer.cancel(ctx, sc.address, sc.pid, sc.secret)
+	if err := r.dialer.cancel(ctx, sc.address, sc.pid, sc.secret); err != nil {
+		r.count(cancelFailed)
+		return err
+	}
+	r.count(cancelForwarded)
+	return nil
+}
+
+// CancelHere cancels what runs for the client's session with that key, if this member
+// has it, and reports whether it has. It is for the other members, whose clients know
+// them.
+func (s *Server) CancelHere(ctx context.Context, pid uint32, secret []byte) bool {
+	known, err := s.cancels.here(ctx, pid, secret)
+	if err != nil {
+		s.log.Warn("cancel request of another member not forwarded", "error", err)
+	}
+	return known
 }
 
 // cancel sends a CancelRequest to a server and waits until it closes the

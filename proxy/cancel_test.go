@@ -1,8 +1,18 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"log/slog"
 	"net"
+	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
@@ -56,21 +66,47 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 	}
 }
 
+// testCancels makes a registry that asks elsewhere about keys that it does not know.
+func testCancels(t *testing.T, elsewhere func(ctx context.Context, pid uint32, secret []byte) bool) *cancelRegistry {
+	t.Helper()
+	r, err := newCancelRegistry(&dialer{tls: &backTLS{mode: SSLDisable}}, Deps{
+		CancelElsewhere: elsewhere, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// wantOutcomes compares pgproxy_cancels_total.
+func wantOutcomes(t *testing.T, r *cancelRegistry, want map[string]int) {
+	t.Helper()
+	for outcome, n := range want {
+		var m dto.Metric
+		if err := r.outcomes.WithLabelValues(outcome).Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.GetCounter().GetValue(); got != float64(n) {
+			t.Errorf("%g cancel requests %s, want %d", got, outcome, n)
+		}
+	}
+}
+
 // noTarget is a session with which no server is busy.
 type noTarget struct{}
 
 func (noTarget) cancelTarget() *serverConn { return nil }
 
 func TestCancelWithoutServer(t *testing.T) {
-	r := newCancelRegistry(&dialer{tls: &backTLS{mode: SSLDisable}})
+	r := testCancels(t, nil)
 	key, end := r.register(1, false, noTarget{})
-	if err := r.cancel(t.Context(), 1, key); err != nil {
+	if err := r.cancel(t.Context(), &client{local: true}, 1, key); err != nil {
 		t.Error(err)
 	}
 	ended := loanOn("127.0.0.1:1", 1)
 	ended.end()
 	key2, end2 := r.register(1, false, loanTarget{ended})
-	if err := r.cancel(t.Context(), 1, key2); err != nil {
+	if err := r.cancel(t.Context(), &client{local: true}, 1, key2); err != nil {
 		t.Error(err)
 	}
 	end()
@@ -78,4 +114,101 @@ func TestCancelWithoutServer(t *testing.T) {
 	if len(r.mu.byPID) != 0 {
 		t.Errorf("%d process ids left", len(r.mu.byPID))
 	}
+}
+
+func clientAt(addr string) *client { return &client{remote: netip.MustParseAddrPort(addr)} }
+
+func TestCancelOfAnotherMember(t *testing.T) {
+	real := bytes.Repeat([]byte{1}, secretLen32)
+	asked := 0
+	r := testCancels(t, func(_ context.Context, pid uint32, secret []byte) bool {
+		asked++
+		return pid == 7 && bytes.Equal(secret, real)
+	})
+	key, end := r.register(7, true, noTarget{})
+	defer end()
+	from := clientAt("192.0.2.1:1000")
+	for _, c := range []struct {
+		pid    uint32
+		secret []byte
+	}{
+		{7, key}, {7, real}, {8, real}, {7, make([]byte, secretLen30)},
+		{7, nil}, {7, make([]byte, 5)}, {7, make([]byte, 9000)}, // nobody's
+	} {
+		if err := r.cancel(t.Context(), from, c.pid, c.secret); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("the others were asked %d times, want 3", asked)
+	}
+	wantOutcomes(t, r, map[string]int{cancelIdle: 1, cancelElsewhere: 1, cancelUnknown: 5, cancelRefused: 0})
+}
+
+func TestCancelWithGuessedKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		real := bytes.Repeat([]byte{1}, secretLen30)
+		guessed := 0
+		r := testCancels(t, func(_ context.Context, _ uint32, secret []byte) bool {
+			if bytes.Equal(secret, real) {
+				return true
+			}
+			guessed++
+			return false
+		})
+		key, end := r.register(7, false, noTarget{})
+		defer end()
+		send := func(from string, secret []byte) {
+			t.Helper()
+			if err := r.cancel(t.Context(), clientAt(from), 7, secret); err != nil {
+				t.Error(err)
+			}
+		}
+		flood := func(n int) {
+			for i := range n {
+				send("[2001:db8::1]:1000", binary.BigEndian.AppendUint32(nil, uint32(i)))
+			}
+		}
+		flood(1000)
+		if guessed != guessBurst {
+			t.Errorf("%d guesses at once are looked for, want %d", guessed, guessBurst)
+		}
+		wantOutcomes(t, r, map[string]int{cancelUnknown: guessBurst, cancelRefused: 1000 - guessBurst})
+		time.Sleep(3 * time.Second)
+		flood(1000)
+		if want := guessBurst + 3*guessRate; guessed != want {
+			t.Errorf("%d guesses in three seconds are looked for, want %d", guessed, want)
+		}
+		// Keys of this member are never refused, and real ones of others cost nothing.
+		send("[2001:db8::2]:1", key) // the same /64
+		for range 10 * guessBurst {
+			send("192.0.2.1:1", real)
+		}
+		wantOutcomes(t, r, map[string]int{cancelIdle: 1, cancelElsewhere: 10 * guessBurst})
+	})
+}
+
+func TestGuessesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuesses()
+		from := func(i int) netip.Addr {
+			return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(i))))
+		}
+		allowed := 0
+		for i := range 10 * maxGuessers {
+			if g.take(from(i)) {
+				allowed++
+			}
+		}
+		if allowed != maxGuessers+guessBurst || len(g.mu.byNetwork) != maxGuessers {
+			t.Errorf("%d allowed, %d remembered, want %d and %d", allowed, len(g.mu.byNetwork), maxGuessers+guessBurst, maxGuessers)
+		}
+		time.Sleep(sweepGuessers)
+		if !g.take(from(-1)) || len(g.mu.byNetwork) != 1 {
+			t.Errorf("%d are remembered that have nothing to be remembered", len(g.mu.byNetwork)-1)
+		}
+		if g.take(from(-1)); len(g.mu.byNetwork) != 1 {
+			t.Errorf("%d are remembered", len(g.mu.byNetwork))
+		}
+	})
 }

@@ -68,10 +68,9 @@ func (s *Server) Kill(id uint64) error {
 	}
 	cs.kill()
 	if loan != nil {
-		defer loan.endCancel()
 		ctx, done := context.WithTimeout(context.Background(), killTimeout)
 		defer done()
-		if err := s.dialer.cancel(ctx, loan.address, loan.pid, loan.secret); err != nil {
+		if err := s.cancels.send(ctx, loan); err != nil {
 			s.log.Warn("statement of a killed session not cancelled", "session", id, "error", err)
 		}
 	}

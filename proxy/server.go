@@ -46,6 +46,9 @@ type Deps struct {
 	Sampler Sampler
 	// HealthStats counts the health checks of a backend.
 	HealthStats func(backend string) HealthStats
+	// CancelElsewhere has the other members look for the session with that cancel key;
+	// true: one of them has it, and has told its server. nil: there are no others.
+	CancelElsewhere func(ctx context.Context, pid uint32, secret []byte) bool
 	// Version is what SHOW pool_version answers.
 	Version string
 	// MonitorPassword is the password of monitor.user.
@@ -125,7 +128,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		s.pools.nudge = deps.Nudge
 	}
 	s.lookups.present = s.pools.present
-	s.cancels = newCancelRegistry(s.dialer)
+	if s.cancels, err = newCancelRegistry(s.dialer, deps); err != nil {
+		return nil, err
+	}
 	s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count)
 	return s, err
 }

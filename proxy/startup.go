@@ -203,14 +203,14 @@ func (s *startup) handshake(ctx context.Context, under net.Conn, id *identity) e
 	return nil
 }
 
-// cancel forwards a CancelRequest. The client learns nothing but the end of the
+// cancel carries out a CancelRequest. The client learns nothing but the end of the
 // connection, when the server has the request.
 func (s *startup) cancel(ctx context.Context, body []byte) error {
 	pid, secret, ok := pgwire.ReadCancelRequest(body)
 	if !ok {
 		return fmt.Errorf("invalid length of query cancel packet: %w", errSilent)
 	}
-	if err := s.server.cancels.cancel(ctx, pid, secret); err != nil {
+	if err := s.server.cancels.cancel(ctx, s.client, pid, secret); err != nil {
 		s.server.log.Warn("cancel request not forwarded", "client", s.client.addr(), "error", err)
 	}
 	return errSilent

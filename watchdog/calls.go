@@ -56,6 +56,9 @@ func (w *Watchdog) verbs() http.Handler {
 	on(mux, "hello", lenient, func(_ context.Context, _ string, _ struct{}) (hello, error) { return w.hello() })
 	on(mux, "nonce", strict, func(_ context.Context, _ string, q nonceRequest) (nonceAnswer, error) { return w.echo(q) })
 	on(mux, "probe", lenient, func(ctx context.Context, _ string, q probeRequest) (leaseRequest, error) { return w.look(ctx, q) })
+	on(mux, "cancel", lenient, func(ctx context.Context, _ string, q cancelRequest) (cancelAnswer, error) {
+		return w.cancelHere(ctx, q), nil
+	})
 	leader(w, mux, "lease", lenient, func(ctx context.Context, l *leadership, member string, q leaseRequest) (leaseAnswer, error) {
 		return l.lease(ctx, member, q)
 	})

@@ -36,6 +36,7 @@
 //	leadership.run      one leadership, its pulse   a timer                   it ends
 //	leadership.runRounds quorum rounds (S1)         requests                  the leadership ends
 //	leadership.askOne   one question of a round     -                         answered; L/2
+//	CancelElsewhere     one question to a member    -                         answered; its caller's ctx
 //	leadership.runMembership raft's configuration   requests, a timer         the leadership ends
 //	writes, propose     one entry of raft           -                         committed, or raft ends
 //

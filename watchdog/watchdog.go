@@ -31,6 +31,9 @@ type Deps struct {
 	// Probe has that backend, and the local server, looked at afresh, and returns
 	// when that is done or ctx ends. nil: there is nothing to look with.
 	Probe func(ctx context.Context, backend string)
+	// Cancel cancels what runs for the client's session of that key, if it is this
+	// member's; when it returns true the server has been told. nil: there are no clients.
+	Cancel func(ctx context.Context, pid uint32, secret []byte) bool
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -72,6 +75,7 @@ type Watchdog struct {
 	failed    chan error    // the first reason to end
 	nudged    chan struct{} // of one place
 	seq       atomic.Uint64 // of the reports of this process
+	cancels   sync.Map      // member -> chan struct{}: questions of CancelElsewhere under way
 
 	changed, leaseChanged, leaderChanged, reportsChanged signal
 

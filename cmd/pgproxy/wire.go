@@ -150,7 +150,7 @@ func (m *member) newWatchdog(secret string, registry prometheus.Registerer) (*id
 	var err error
 	m.watchdog, err = watchdog.New(cfg, watchdog.Deps{
 		Name: m.cfg.Name, DataDir: m.cfg.DataDir, Identity: id, Witness: m.cfg.Witness(),
-		Report: m.report, Probe: m.probe, Logger: m.log, Registerer: registry,
+		Report: m.report, Probe: m.probe, Cancel: m.cancel, Logger: m.log, Registerer: registry,
 	})
 	return id, err
 }
@@ -237,6 +237,7 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 		Cluster:         m.watchdog,
 		Lease:           lease{m.watchdog},
 		Nudge:           m.watchdog.Nudge,
+		CancelElsewhere: m.watchdog.CancelElsewhere,
 		ClusterSecret:   []byte(secret),
 		Observations:    m.monitor.Observations,
 		Poke:            m.monitor.Poke,
@@ -247,6 +248,12 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 		Logger:          m.log,
 		Registerer:      registry,
 	})
+}
+
+// cancel is what other members ask for whose clients have sent them a cancel key of
+// this one's sessions.
+func (m *member) cancel(ctx context.Context, pid uint32, secret []byte) bool {
+	return m.server != nil && m.server.CancelHere(ctx, pid, secret)
 }
 
 func (m *member) healthStats(backend string) proxy.HealthStats {
