@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"net/netip"
+	"sync"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/proxy/auth"
@@ -27,6 +28,9 @@ type client struct {
 	protocol    uint32 // as negotiated
 	replication pgwire.Replication
 	cred        *auth.Credential
+
+	keyed sync.Once
+	key   poolKey // see poolKey
 }
 
 // addr names the client in logs and in SHOW.

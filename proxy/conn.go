@@ -40,7 +40,14 @@ type link struct {
 	// carried is what earlier sessions have left in it that the next one may meet.
 	carried *session.Carried
 
-	created   time.Time
+	created time.Time
+	// check is what quietCheck returned.
+	check func() bool
+
+	// Guarded by pools.mu:
+	group     *group
+	state     linkState
+	loan      *serverConn // nil: it is not lent
 	idleSince time.Time
 	uses      uint64 // loans so far
 
@@ -48,6 +55,9 @@ type link struct {
 	// connection writes it.
 	changed map[string]string
 }
+
+// quiet tells whether an idle link is open and its server has said nothing.
+func (l *link) quiet() bool { return l.check() }
 
 // noteParameter takes a ParameterStatus that came after the login.
 func (l *link) noteParameter(name, value string) {

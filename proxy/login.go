@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -151,6 +152,9 @@ func (d *dialer) login(ctx context.Context, b cluster.Backend, t *tenure, c *cli
 	}
 	release := bound(ctx, conn.raw)
 	err = l.startup(c, d.credential(b.Address, c).Login(c.user, conn.binding))
+	if err == nil && c.replication == pgwire.ReplicationNone {
+		err = l.askServer()
+	}
 	if late := release(); late != nil {
 		err = late
 	}
@@ -228,6 +232,38 @@ func (l *link) startup(c *client, login *auth.Login) error {
 			if err := l.greeting(typ, body); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// startTime asks for the time at which the postmaster was started, in microseconds since
+// 1970, whatever search_path is.
+const startTime = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())" +
+	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+
+// askServer finds out which run of the server it is connected to. A server that does not
+// want to say, for the client's settings or rights, leaves it unknown.
+func (l *link) askServer() error {
+	if _, err := l.Write(pgwire.AppendQuery(nil, startTime)); err != nil {
+		return fmt.Errorf("ask for the start of the server: %w", err)
+	}
+	var buf []byte
+	for {
+		typ, body, err := readMessage(l, &buf, maxLoginMessage)
+		if err != nil {
+			return fmt.Errorf("ask for the start of the server: %w", err)
+		}
+		switch typ {
+		case pgwire.DataRow:
+			if len(body) > 6 { // number of columns, length of the first one (manual, "Message Formats")
+				l.server, _ = strconv.ParseUint(string(body[6:]), 10, 64)
+			}
+		case pgwire.ParameterStatus:
+			if name, value, ok := pgwire.ReadParameterStatus(body); ok {
+				l.noteParameter(string(name), string(value))
+			}
+		case pgwire.ReadyForQuery:
+			return nil
 		}
 	}
 }

@@ -66,6 +66,18 @@ func readStartup(conn net.Conn) []byte {
 func greet(conn net.Conn) {
 	readStartup(conn)
 	_, _ = conn.Write(greeting())
+	answerStart(conn)
+}
+
+// answerStart answers the question for the start of the server.
+func answerStart(conn net.Conn) {
+	var buf []byte
+	if _, _, err := readMessage(conn, &buf, 1<<16); err != nil {
+		return
+	}
+	row := append([]byte{0, 1, 0, 0, 0, 4}, "1234"...)
+	b := pgwire.AppendMessage(nil, pgwire.DataRow, row)
+	_, _ = conn.Write(pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(b, "SELECT 1"), pgwire.TxIdle))
 }
 
 func greeting() []byte {
@@ -98,7 +110,7 @@ func TestLogin(t *testing.T) {
 	}
 	defer l.Close()
 	if l.pid != 42 || string(l.secret) != "abcd" || len(l.params) != 1 || l.params[0].Value != "UTC" ||
-		!bytes.Contains(l.notices, []byte("collation")) || l.backend != "h1" || l.protocol != pgwire.Version32 {
+		l.server != 1234 || !bytes.Contains(l.notices, []byte("collation")) || l.backend != "h1" || l.protocol != pgwire.Version32 {
 		t.Errorf("link = %+v", l)
 	}
 }
@@ -108,6 +120,7 @@ func TestLoginSendsTheClientsParametersInOrder(t *testing.T) {
 	f := newFakeServer(t, func(conn net.Conn) {
 		got <- readStartup(conn)
 		_, _ = conn.Write(greeting())
+		answerStart(conn)
 	})
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
 	c := testClient("a")
@@ -174,6 +187,7 @@ func TestLoginNegotiatesDown(t *testing.T) {
 	f := newFakeServer(t, func(conn net.Conn) {
 		readStartup(conn)
 		_, _ = conn.Write(append(pgwire.AppendNegotiateProtocolVersion(nil, pgwire.Version30, nil), greeting()...))
+		answerStart(conn)
 	})
 	d := testDialer(t, BackendTLSConfig{Mode: SSLDisable})
 	l, err := d.login(t.Context(), cluster.Backend{Name: "h1", Address: f.address}, nil, testClient("a"))
@@ -264,6 +278,7 @@ func TestBackendRefusesTLS(t *testing.T) {
 			if len(readStartup(conn)) > 0 {
 				plain.Store(true)
 				_, _ = conn.Write(greeting())
+				answerStart(conn)
 			}
 		})
 		d := testDialer(t, BackendTLSConfig{Mode: mode, CAFile: a.file})

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"container/list"
 	"context"
 	"fmt"
 	"slices"
@@ -14,7 +13,7 @@ import (
 // been idle for too long, until ctx ends; then it closes all idle connections and
 // waits for those being cleaned.
 func (p *pools) run(ctx context.Context) {
-	expire := time.NewTicker(max(p.cfg.Idle/2, time.Millisecond))
+	expire := time.NewTicker(max(p.bounds().Idle/2, time.Millisecond))
 	defer expire.Stop()
 	lease := time.NewTimer(0)
 	defer lease.Stop()
@@ -120,8 +119,9 @@ func (p *pools) follow() (out []*link) {
 		bp := p.mu.byName[b.Name]
 		if bp == nil {
 			bp = &backendPool{
-				pools: p, primary: primary, backend: b,
-				idle: make(map[poolKey][]*link), lent: make(map[*serverConn]struct{}), waiting: list.New(),
+				pools: p, primary: primary, backend: b, links: make(map[*link]struct{}),
+				groups: make(map[groupKey]*group), limits: make([]int, len(p.mu.limits)),
+				greetings: make(map[poolKey]*greeted),
 			}
 			bp.gone, bp.end = context.WithCancelCause(context.Background())
 			p.mu.byName[b.Name] = bp
@@ -138,9 +138,32 @@ func (p *pools) follow() (out []*link) {
 			// barrier is not acknowledged while one is open.
 			out = append(out, bp.retire(demoted || rebuilt || lost && !primary)...)
 		}
-		out = append(out, bp.dispatch()...) // the limit may have been raised
+		out = append(out, bp.adjust()...) // the limit may have changed
 	}
 	return out
+}
+
+// bounds returns the configuration.
+func (p *pools) bounds() PoolConfig {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.cfg
+}
+
+// current returns the pool of a backend if it may be used as what it is in b, and
+// nothing has changed that follow has not seen.
+func (p *pools) current(b cluster.Backend) *backendPool {
+	if p.mu.shutdown || p.cluster.State() != p.mu.state {
+		return nil
+	}
+	bp := p.mu.byName[b.Name]
+	if bp == nil || bp.backend.Address != b.Address || bp.primary != (b.Role == cluster.RolePrimary) {
+		return nil
+	}
+	if bp.primary && (p.mu.tenure == nil || !p.mu.tenure.holds() || draining(p.mu.state) != nil) {
+		return nil
+	}
+	return bp
 }
 
 // enter returns the pool of a backend if it may be used as what it is in b: the primary
@@ -195,19 +218,15 @@ func (p *pools) present(b cluster.Backend) (t *tenure, err error) {
 func (bp *backendPool) retire(hard bool) (out []*link) {
 	bp.gen++
 	bp.end(fmt.Errorf("connect to backend %q: %w", bp.backend.Name, errBackendGone))
-	for at := bp.waiting.Front(); at != nil; at = bp.waiting.Front() {
-		bp.waiting.Remove(at).(*waiter).grant <- grant{err: context.Cause(bp.gone)}
-	}
+	bp.clearQueues(context.Cause(bp.gone))
 	bp.gone, bp.end = context.WithCancelCause(context.Background())
-	for key, idle := range bp.idle {
-		out = append(out, idle...)
-		bp.open -= len(idle)
-		delete(bp.idle, key)
-	}
-	if hard {
-		for sc := range bp.lent {
+	for l := range bp.links {
+		switch {
+		case l.state == linkIdle:
+			bp.evict(l, &out)
+		case l.loan != nil && hard:
 			// Not Close: that takes the lock. The holder sees the error and ends the loan.
-			_ = sc.raw.Close()
+			_ = l.raw.Close()
 		}
 	}
 	return out
@@ -232,5 +251,5 @@ func (p *pools) shutdown() {
 		}
 		return out
 	})
-	p.resets.Wait()
+	p.background.Wait()
 }

@@ -103,8 +103,8 @@ func (pt *poolTest) counts() (open, idle int) {
 	defer pt.pools.mu.Unlock()
 	for _, bp := range pt.pools.mu.byName {
 		open += bp.open
-		for _, links := range bp.idle {
-			idle += len(links)
+		for _, g := range bp.groups {
+			idle += len(g.idle)
 		}
 	}
 	return open, idle
@@ -187,7 +187,7 @@ func TestPoolCleansWhatIsNotClean(t *testing.T) {
 				sc.noteParameter("TimeZone", "Mars")
 			}
 			pt.release(sc, tc.clean)
-			pt.resets.Wait()
+			pt.background.Wait()
 			pt.wantCounts(1, 1)
 			if got := pt.queries(); !slices.Equal(got, tc.queries) {
 				t.Errorf("queries %q, want %q", got, tc.queries)
@@ -211,7 +211,7 @@ func TestPoolClosesWhatCannotBeCleaned(t *testing.T) {
 			pt := newPoolTest(t, DefaultPool(), 0)
 			pt.answers(func(string) []byte { return answer })
 			pt.release(pt.get("u"), false)
-			pt.resets.Wait()
+			pt.background.Wait()
 			pt.wantCounts(0, 0)
 		})
 	}
@@ -281,7 +281,11 @@ func TestPoolWaitsInOrder(t *testing.T) {
 func (pt *poolTest) awaitWaiters(n int) {
 	for {
 		pt.pools.mu.Lock()
-		got := pt.pools.mu.byName["h1"].waiting.Len()
+		bp := pt.pools.mu.byName["h1"]
+		got := bp.logins.Len()
+		for _, g := range bp.groups {
+			got += g.waiting.Len()
+		}
 		pt.pools.mu.Unlock()
 		if got == n {
 			return
@@ -298,7 +302,7 @@ func TestPoolRefusesAfterWait(t *testing.T) {
 	_, err := pt.acquire(t.Context(), pt.backend(), testClient("v"))
 	refusal, ok := errors.AsType[*Refusal](err)
 	if !ok || refusal.Code != "53300" ||
-		refusal.Message != `pgproxy: no server connection to "h1" for database "v", user "v" within 1ms` {
+		refusal.Message != `pgproxy: no server connection to "h1" for database "v", user "v" within 1ms: backends.max_connections 1` {
 		t.Errorf("error %v", err)
 	}
 	pt.awaitWaiters(0)
@@ -352,7 +356,8 @@ func TestPoolSizeAndIdle(t *testing.T) {
 	pt.release(pt.get("v"), true)
 	pt.locked(pt.expire)
 	pt.wantCounts(2, 1)
-	pt.cfg.Idle = 0
+	cfg.Idle = 0
+	pt.configure(cfg, nil)
 	pt.locked(pt.expire)
 	pt.wantCounts(1, 0)
 }
@@ -490,9 +495,9 @@ func TestPoolDoesNotLendDuringCancel(t *testing.T) {
 		t.Error("lent although a cancel is under way")
 	}
 	sc.endCancel()
-	pt.resets.Wait()
-	if got := pt.queries(); !slices.Equal(got, []string{"DISCARD ALL"}) {
-		t.Errorf("queries %q: a late cancel must hit the reset", got)
+	pt.background.Wait()
+	if got := pt.queries(); !slices.Equal(got, []string{""}) {
+		t.Errorf("queries %q: a late cancel must hit an empty query", got)
 	}
 	if again := pt.get("u"); again.id != sc.id {
 		t.Error("not reused")
@@ -522,7 +527,7 @@ func TestPoolUnderLoad(t *testing.T) {
 		})
 	}
 	all.Wait()
-	pt.resets.Wait()
+	pt.background.Wait()
 	if open, idle := pt.counts(); open != idle || open > 3 {
 		t.Errorf("%d open, %d idle", open, idle)
 	}

@@ -100,8 +100,8 @@ func awaitIdle(t *testing.T, s *Server) int {
 		open, idle := 0, 0
 		for _, bp := range s.pools.mu.byName {
 			open += bp.open
-			for _, links := range bp.idle {
-				idle += len(links)
+			for _, g := range bp.groups {
+				idle += len(g.idle)
 			}
 		}
 		s.pools.mu.Unlock()

@@ -9,23 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// quietSocket tells whether a socket is open and has nothing to read, by one
-// system call that takes nothing from it.
-func quietSocket(conn net.Conn) bool {
+// socketCheck returns a function that tells whether a socket is open and has nothing
+// to read, by one system call that takes nothing from it. One goroutine may call it at
+// a time.
+func socketCheck(conn net.Conn) func() bool {
+	no := func() bool { return false }
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return false
+		return no
 	}
 	rc, err := sc.SyscallConn()
 	if err != nil {
-		return false
+		return no
 	}
+	var b [1]byte
 	quiet := false
-	err = rc.Read(func(fd uintptr) bool {
-		var b [1]byte
+	peek := func(fd uintptr) bool {
 		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		quiet = err == unix.EAGAIN || err == unix.EWOULDBLOCK
 		return true
-	})
-	return quiet && err == nil
+	}
+	return func() bool {
+		quiet = false
+		return rc.Read(peek) == nil && quiet
+	}
 }

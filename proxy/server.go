@@ -120,7 +120,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
-	s.pools.login, s.pools.poke = s.login, deps.Poke
+	s.pools.login, s.pools.poke, s.pools.trust = s.login, deps.Poke, cfg.Auth.Cache
+	s.pools.configure(cfg.Pool, cfg.Limits)
 	if deps.Lease != nil {
 		s.pools.lease = deps.Lease
 	}
