@@ -182,6 +182,7 @@ func (v validator) limits() {
 		v.duration(path+".transaction", l.Transaction, 0, 365*day)
 		v.duration(path+".idle_in_transaction", l.IdleInTransaction, 0, 365*day)
 		v.duration(path+".idle", l.Idle, 0, 365*day)
+		v.duration(path+".stalled", l.Stalled, 0, 365*day)
 	}
 }
 

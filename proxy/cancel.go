@@ -177,6 +177,11 @@ func (r *cancelRegistry) here(ctx context.Context, pid uint32, secret []byte) (k
 	if e == nil {
 		return false, nil
 	}
+	return r.cancelFor(ctx, e.target)
+}
+
+// cancelFor cancels what runs for a session, if anything does.
+func (r *cancelRegistry) cancelFor(ctx context.Context, target canceler) error {
 	ctx, done := context.WithTimeout(ctx, cancelTimeout)
 	defer done()
 	select {
@@ -186,7 +191,7 @@ func (r *cancelRegistry) here(ctx context.Context, pid uint32, secret []byte) (k
 		r.count(cancelFailed)
 		return true, fmt.Errorf("wait to cancel: %w", ctx.Err())
 	}
-	sc := e.target.cancelTarget()
+	sc := target.cancelTarget()
 	if sc == nil || !sc.beginCancel() {
 		r.count(cancelIdle)
 		return true, nil

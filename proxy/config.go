@@ -150,12 +150,13 @@ type PoolConfig struct {
 type LimitConfig struct {
 	User              string        `yaml:"user"`                // "": every user
 	Database          string        `yaml:"database"`            // "": every database
-	MaxClients        int           `yaml:"max_clients"`         // sessions; 0: no bound, as below
+	MaxClients        int           `yaml:"max_clients"`         // of all that match this entry together; 0: no bound, as below
 	MaxConnections    int           `yaml:"max_connections"`     // to one backend
 	Query             time.Duration `yaml:"query"`               // for one batch, from its sending to its answer; then it is cancelled
 	Transaction       time.Duration `yaml:"transaction"`         // from BEGIN on; then the session ends
 	IdleInTransaction time.Duration `yaml:"idle_in_transaction"` // then the session ends
 	Idle              time.Duration `yaml:"idle"`                // outside of a transaction; then the session ends
+	Stalled           time.Duration `yaml:"stalled"`             // in which the client takes nothing of what waits for it; then the session ends
 }
 
 // HoldConfig is the section `hold`.

@@ -33,6 +33,10 @@
 //	pools.clean         one link that is reset        its release                  it is clean or closed; pools.run waits
 //	sessions.run        the routing, the drain of a   Cluster.Changed, the lease,  after the last session
 //	                    switchover                    a ticker
+//	sessions.enforce    the sweep over the sessions,  a timer, setLimits           after the last session
+//	                    what it knows of each
+//	sessions.act        one cancel or end of a        the sweep                    it is done; enforce waits
+//	                    session beyond its limits
 //	catalogs.run        the readers of catalogs       sessions that miss one       after the last session
 //
 // A link belongs to the pools while it is idle, to pools.clean while it is reset,

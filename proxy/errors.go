@@ -12,9 +12,13 @@ const (
 	codeProtocolViolation    = "08P01"
 	codeInvalidAuthorization = "28000"
 	codeInvalidPassword      = "28P01"
+	codeIdleInTransaction    = "25P03"
+	codeTransactionTimeout   = "25P04"
 	codeTooManyConnections   = "53300"
+	codeQueryCanceled        = "57014"
 	codeAdminShutdown        = "57P01"
 	codeCannotConnectNow     = "57P03"
+	codeIdleSession          = "57P05"
 )
 
 // Refusal is an error that pgproxy raises itself, as the client is told it.

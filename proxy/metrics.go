@@ -17,6 +17,7 @@ type metrics struct {
 	duration   *prometheus.HistogramVec // by route
 	poolWait   prometheus.Histogram
 	held       prometheus.Gauge
+	limits     *prometheus.CounterVec // by limit
 
 	primary, standby prometheus.Observer // of duration
 	byBackend        atomic.Pointer[map[string]*backendCounters]
@@ -50,11 +51,15 @@ func newMetrics(reg prometheus.Registerer, sh *sessions) (*metrics, error) {
 			Name: "pgproxy_held_clients",
 			Help: "Sessions that wait for a primary.",
 		}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pgproxy_limits_exceeded_total",
+			Help: "Clients refused, statements cancelled and sessions ended for a limit, by its key in the configuration.",
+		}, []string{"limit"}),
 	}
 	m.primary = m.duration.WithLabelValues("primary")
 	m.standby = m.duration.WithLabelValues("standby")
 	m.byBackend.Store(&map[string]*backendCounters{})
-	for _, c := range []prometheus.Collector{m.statements, m.duration, m.poolWait, m.held, connectionCollector{sh}} {
+	for _, c := range []prometheus.Collector{m.statements, m.duration, m.poolWait, m.held, m.limits, connectionCollector{sh}} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of proxy: %w", err)
 		}
@@ -139,6 +144,8 @@ func (m *metrics) answered(slot session.Slot, d time.Duration) {
 	}
 	m.primary.Observe(d.Seconds())
 }
+
+func (m *metrics) limited(limit limitKey) { m.limits.WithLabelValues(string(limit)).Inc() }
 
 // connectionCollector counts connections when it is asked, so that nothing is
 // counted on the way of a statement.

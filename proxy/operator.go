@@ -66,7 +66,7 @@ func (s *Server) Kill(id uint64) error {
 	if loan != nil && !loan.beginCancel() {
 		loan = nil
 	}
-	cs.kill()
+	cs.end(errKilled, func() bool { return true })
 	if loan != nil {
 		ctx, done := context.WithTimeout(context.Background(), killTimeout)
 		defer done()
@@ -79,15 +79,21 @@ func (s *Server) Kill(id uint64) error {
 
 var errKilled = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: terminating connection due to administrator command"}
 
-// kill tells the client and closes its connection.
-func (s *clientSession) kill() {
+// end tells the client why and closes its connection, if that is still so; it is
+// asked with the lock held.
+func (s *clientSession) end(why *Refusal, so func() bool) bool {
 	late := time.AfterFunc(killTimeout, s.abort)
 	defer late.Stop()
 	var o outputs
 	s.mu.Lock()
-	s.mu.core.End(errKilled.encode(pgwire.SeverityFatal))
+	if !so() {
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.core.End(why.encode(pgwire.SeverityFatal))
 	s.progressed()
 	s.flush(&o, nil)
+	return true
 }
 
 // PoolInfo counts the server connections of one backend, database and user.

@@ -253,7 +253,7 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 		}
 		return
 	}
-	defer s.clients.Add(-1)
+	defer s.leave(c)
 	run := s.handle
 	if c.replication != pgwire.ReplicationNone {
 		run = s.serveReplication
@@ -292,11 +292,21 @@ func (s *Server) admit(c *client) error {
 		s.clients.Add(-1)
 		return &Refusal{Code: codeTooManyConnections, Message: "pgproxy: sorry, too many clients already"}
 	}
-	if _, err := c.conn.Write(pgwire.AppendAuthentication(nil, pgwire.AuthOK, nil)); err != nil {
+	if err := s.sessions.enter(c); err != nil {
 		s.clients.Add(-1)
+		return err
+	}
+	if _, err := c.conn.Write(pgwire.AppendAuthentication(nil, pgwire.AuthOK, nil)); err != nil {
+		s.leave(c)
 		return fmt.Errorf("send AuthenticationOk: %w: %w", err, errSilent)
 	}
 	return nil
+}
+
+// leave counts out a client that was admitted.
+func (s *Server) leave(c *client) {
+	s.sessions.census.leave(c.user, c.database)
+	s.clients.Add(-1)
 }
 
 // login logs a client in on a backend for the pools. A credential that the backend

@@ -26,6 +26,9 @@ type clientSession struct {
 	wg     sync.WaitGroup // attachments under way
 	cond   *sync.Cond     // on mu: something may have changed for a goroutine that waits
 	state  stateValue     // written under mu
+	clock  clock
+	// watched is the sweep's.
+	watched watched
 
 	mu struct {
 		sync.Mutex
@@ -39,6 +42,8 @@ type clientSession struct {
 		yielding bool        // the core was told to let go of the primary
 		held     *time.Timer // ends the wait of a batch that is held beside the primary; nil: none is
 		sampling bool        // a goroutine waits for a sample
+
+		cancelling bool // see cancelOverdue
 	}
 }
 

@@ -247,6 +247,7 @@ func (e *sessionEnv) Completed(slot session.Slot, tag []byte) {
 	if sv := e.own.mu.servers[slot]; sv != nil {
 		e.shared.metrics.completed(sv.loan.backend, slot, tag)
 	}
+	e.own.clock.committed = e.own.clock.committed || string(tag) == "COMMIT"
 }
 
 // Failed counts an error.
@@ -262,6 +263,7 @@ func (e *sessionEnv) Routed(session.Slot) { e.asked = time.Now() }
 // Answered measures how long it took.
 func (e *sessionEnv) Answered(slot session.Slot) {
 	e.shared.metrics.answered(slot, time.Since(e.asked))
+	e.own.clock.answered = true
 }
 
 // monotonic reads the monotonic clock, in nanoseconds since the start.

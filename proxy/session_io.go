@@ -91,17 +91,19 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 
 // noteState publishes what the session does. The lock is held.
 func (s *clientSession) noteState() {
+	was := s.state.Load()
 	wanted, _ := s.mu.core.Wanted()
 	switch {
 	case s.mu.core.Busy() != session.None:
 		s.state.store(stateActive)
 	case wanted == session.Primary, s.mu.core.Held():
 		s.state.store(stateHeld)
-	case s.mu.core.InTransaction():
+	case s.mu.core.InTransaction(), s.mu.core.OnPrimary(): // a pipeline without Sync is one, too
 		s.state.store(stateInTransaction)
 	default:
 		s.state.store(stateIdle)
 	}
+	s.clock.note(was != s.state.Load(), s.mu.core.InTransaction())
 }
 
 // write writes outside of the lock, which is held before and after.
@@ -111,7 +113,13 @@ func (s *clientSession) write(w *writing) {
 	pieces := w.pieces
 	for {
 		s.mu.Unlock()
+		if p == &s.mu.client {
+			s.clock.writes.Add(1)
+		}
 		err := writeAll(p.conn, pieces)
+		if p == &s.mu.client {
+			s.clock.writes.Add(1)
+		}
 		clear(pieces)
 		s.mu.Lock()
 		if err != nil {
@@ -169,6 +177,7 @@ func (s *clientSession) readClient() {
 	var o outputs
 	for {
 		s.mu.Lock()
+		s.awaitCancel()
 		s.keepToLease()
 		done := s.mu.core.Client(buf[:n])
 		paused := s.mu.core.Paused()

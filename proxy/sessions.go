@@ -42,6 +42,9 @@ type sessions struct {
 	lastID   atomic.Uint64
 	routing  atomic.Pointer[routing]
 	paused   atomic.Bool            // every session has been told of the pause
+	limits   atomic.Pointer[limits] // see setLimits
+	relimit  chan struct{}          // of capacity 1: limits has changed
+	census   *census
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
 	retry        time.Duration // see retryPrimary
@@ -63,6 +66,8 @@ func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups,
 		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting, retry: retryPrimary,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
+	sh.census, sh.relimit = newCensus(), make(chan struct{}, 1)
+	sh.setLimits(cfg.Limits)
 	var err error
 	if sh.classifier, err = lb.NewClassifier(cfg.Balance); err != nil {
 		return nil, fmt.Errorf("configure balance: %w", err)
@@ -103,6 +108,7 @@ func (sh *sessions) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { sh.catalogs.run(ctx) })
+	wg.Go(func() { sh.enforce(ctx) })
 	tick := time.NewTicker(refreshRouting)
 	defer tick.Stop()
 	var told held
@@ -146,6 +152,7 @@ func (sh *sessions) drain(raw []byte) {
 }
 
 func (sh *sessions) add(s *clientSession) {
+	s.clock.since.Store(monotonic())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.mu.byID[s.id] = s
