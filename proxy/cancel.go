@@ -177,7 +177,7 @@ func (r *cancelRegistry) here(ctx context.Context, pid uint32, secret []byte) (k
 	if e == nil {
 		return false, nil
 	}
-	return r.cancelFor(ctx, e.target)
+	return true, r.cancelFor(ctx, e.target)
 }
 
 // cancelFor cancels what runs for a session, if anything does.
@@ -189,14 +189,14 @@ func (r *cancelRegistry) cancelFor(ctx context.Context, target canceler) error {
 		defer func() { <-r.slots }()
 	case <-ctx.Done():
 		r.count(cancelFailed)
-		return true, fmt.Errorf("wait to cancel: %w", ctx.Err())
+		return fmt.Errorf("wait to cancel: %w", ctx.Err())
 	}
 	sc := target.cancelTarget()
 	if sc == nil || !sc.beginCancel() {
 		r.count(cancelIdle)
-		return true, nil
+		return nil
 	}
-	return true, r.send(ctx, sc)
+	return r.send(ctx, sc)
 }
 
 // send sends a CancelRequest to the server of a loan after its beginCancel, and ends
