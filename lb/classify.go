@@ -135,13 +135,19 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 	switch {
 	case flags&flagBroken != 0:
 		v.deny("not lexically valid")
-	case flags&flagDoubtful != 0:
+	case flags&(flagDoubtful|flagUnsafe|flagNames) != 0:
 		v.deny("ambiguous text")
 	case v.Hint == ToPrimary:
 		v.deny("hint")
 	}
-	if flags&flagEncoding != 0 {
+	if flags&(flagEncoding|flagNames) != 0 {
 		v.Effects |= EffectMayChangeState | EffectUnknownInSession
+		v.Savepoint = NoSavepoint
+	}
+	if len(statements) == 1 && flags&unsure == 0 && v.Effects&EffectSetConfig != 0 {
+		if _, ok := statements[0].setConfig(false); ok {
+			v.Effects &^= EffectMayChangeState | EffectLeftover
+		}
 	}
 	switch {
 	case !settings || len(v.Settings) == 0 || v.Effects&EffectUnknownInSession != 0:

@@ -14,6 +14,9 @@ func FuzzClassify(f *testing.F) {
 		"PREPARE a (int) AS SELECT $1", "EXECUTE a (1)", "SET LOCAL a.b = 1", "BEGIN READ ONLY",
 		"SELECT E'\\'', $$x$$, U&\"\\0041\", B'1'\n'0', 1e5, .5, 0x1F", "SHOW pool_nodes",
 		"CREATE FUNCTION f() BEGIN ATOMIC SELECT 1; END; SELECT 2", "SELECT ((1)", "\"a", "$a$", "'\\'",
+		"SELECT set_config('a', $1, true), pg_catalog.set_config('a.b', 'x', false) AS y", "SELECT set_config(E'a', 'b', true)",
+		"DO $$ BEGIN PERFORM f(); END $$ LANGUAGE plpgsql", "DO 'x' 'y'; SELECT 'z'", "do language sql ,",
+		"SET a = 1; RESET b.c; SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SAVEPOINT a", "ROLLBACK TO SAVEPOINT b",
 		"EXPLAIN (ANALYZE) SELECT 1", "CALL s.p(1)", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "DEALLOCATE",
 	} {
 		f.Add([]byte(s), true, true)
@@ -39,6 +42,11 @@ func FuzzClassify(f *testing.F) {
 		}
 		if v.Read && v.Effects&^EffectMayChangeState != 0 {
 			t.Fatalf("a read with effects %s", v.Effects)
+		}
+		checkInvariants(t, v)
+		if changes, ok := SetConfig(sql, settings); ok &&
+			(len(changes) == 0 || v.Statements != 1 || v.Effects&(EffectSetConfig|EffectMayChangeState) != EffectSetConfig) {
+			t.Fatalf("SetConfig tells %v, the verdict %+v", changes, *v)
 		}
 		if v.Read && !safe {
 			t.Fatal("a read in an encoding that cannot be read")
@@ -67,4 +75,28 @@ func FuzzClassify(f *testing.F) {
 			t.Fatal("INSERT before it is a read")
 		}
 	})
+}
+
+// checkInvariants holds what the parts of a verdict say against each other.
+func checkInvariants(t *testing.T, v *Verdict) {
+	t.Helper()
+	has := func(e Effect) bool { return v.Effects&e != 0 }
+	fields := 0
+	for _, set := range []bool{v.Setting != "", v.Settings != nil} {
+		if set {
+			fields++
+		}
+	}
+	switch {
+	case has(EffectSet) != (fields == 1) && !has(EffectUnknownInSession), fields > 1:
+		t.Fatalf("settings %q and %q with effects %s", v.Setting, v.Settings, v.Effects)
+	case len(v.Settings) == 1, v.Settings != nil && has(EffectUnknownInSession|EffectSetLocal|EffectResetAll|EffectDiscardAll):
+		t.Fatalf("settings %q with effects %s", v.Settings, v.Effects)
+	case has(EffectCustom) != (len(v.Custom) > 0):
+		t.Fatalf("custom settings %q with effects %s", v.Custom, v.Effects)
+	case v.Savepoint != NoSavepoint && (v.Statements != 1 || v.Name == "" || !has(EffectSavepoint)):
+		t.Fatalf("inconsistent savepoint %+v", *v)
+	case v.Rollback && (v.Statements != 1 || !has(EffectEnd)):
+		t.Fatalf("inconsistent rollback %+v", *v)
+	}
 }

@@ -90,7 +90,7 @@ const (
 	EffectDatabase                            // CREATE, ALTER or DROP DATABASE: some forms need that nobody else is connected
 	EffectUnknownInSession                    // several statements of which one has EffectPrepare, EffectDeallocate, EffectSet, ... and that are not all Settings: names and settings are not known any more
 	EffectCustom                              // defines a custom setting "a.b", whatever its outcome: DISCARD ALL empties it and does not remove it
-	EffectSetConfig                           // calls set_config; SetConfig tells what it sets
+	EffectSetConfig                           // calls set_config; without EffectMayChangeState SetConfig may tell, for each text, what it sets
 	EffectCall                                // CALL or DO, also inside EXPLAIN ANALYZE and the like: may commit by itself
 	EffectLastValue                           // calls currval or lastval: the answer is that of this server connection
 	EffectUnpin                               // may end what binds a session to its server connection: UNLISTEN, CLOSE, unlock functions, DROP, DISCARD, the end of a transaction, ROLLBACK TO

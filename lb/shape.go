@@ -8,13 +8,17 @@ import "bytes"
 // shape alone, never from the text, so that one shape has one verdict by
 // construction.
 //
+// The strings of DO are part of its shape: the verdict depends on what they say.
+//
 // Encoding: tagWord and the folded bytes of an unquoted identifier or keyword;
 // tagQuoted, the bytes of a quoted identifier and a NUL; tagLiteral for a constant
-// or a parameter; every other character as itself. A byte of flags ends it.
+// or a parameter; tagText, the value of a string that is kept and a NUL; every other
+// character as itself. A byte of flags ends it.
 const (
 	tagWord    = 0x01
 	tagQuoted  = 0x02
 	tagLiteral = 0x03
+	tagText    = 0x04
 )
 
 // The flags that end a shape.
@@ -22,11 +26,12 @@ const (
 	flagHintPrimary byte = 1 << iota
 	flagHintStandby
 	flagBroken // PostgreSQL's lexer does not accept the text
-	// flagDoubtful: what the text means depends on client_encoding, on
-	// standard_conforming_strings or on the escapes of U&"...".
+	// flagDoubtful: where a string ends depends on standard_conforming_strings.
 	flagDoubtful
 	// flagEncoding: bytes above 127 under an encoding that hides ASCII in them.
 	flagEncoding
+	flagUnsafe // client_encoding is one that hides ASCII
+	flagNames  // a name is not what the bytes say: U&"..."
 )
 
 // LexSettings are the session's settings that decide how its text is read.
@@ -85,6 +90,9 @@ type lexer struct {
 	out   []byte
 	flags byte
 	scs   bool // standard_conforming_strings
+	// keep: the values of strings are kept, true, false and null are words, and no
+	// list is shortened. Inside DO it is so anyway.
+	keep, keepAll bool
 }
 
 // appendShape appends the shape of sql to dst, which must be empty.
@@ -92,7 +100,7 @@ func appendShape(dst []byte, settings LexSettings, sql []byte) []byte {
 	l := lexer{s: sql, out: dst, scs: settings.StandardConformingStrings}
 	l.run()
 	if !settings.SafeEncoding {
-		l.flags |= flagDoubtful
+		l.flags |= flagUnsafe
 		for _, c := range sql {
 			if c >= 0x80 {
 				l.flags |= flagEncoding
@@ -148,7 +156,7 @@ func (l *lexer) word(i int) int {
 			case '\'':
 				return l.quoted(i+3, false)
 			case '"': // its name is not what the bytes say
-				l.flags |= flagDoubtful
+				l.flags |= flagNames
 				return l.quotedIdent(i + 3)
 			}
 		}
@@ -159,9 +167,14 @@ func (l *lexer) word(i int) int {
 		out = append(out, fold[s[i]])
 	}
 	l.out = out
-	if n := len(out) - start; n == 5 || n == 6 {
+	if n := len(out) - start; n == 3 || n == 5 || n == 6 {
 		switch string(out[start+1:]) {
+		case "do":
+			l.keep = l.keep || start == 0 || out[start-1] == ';'
 		case "null", "true", "false": // reserved, hence constants unless they name a field
+			if l.keep {
+				break
+			}
 			if start == 0 || out[start-1] != '.' {
 				l.out = out[:start]
 				l.literal()
@@ -242,7 +255,9 @@ func (l *lexer) self(i int) int {
 			return l.number(i)
 		}
 	}
-	if c == ')' {
+	if l.keep {
+		l.keep = l.keepAll || c != ';'
+	} else if c == ')' {
 		// (?),(?) is (?): the rows of VALUES count as one.
 		if b := l.out; bytes.HasSuffix(b, []byte{'(', tagLiteral, ')', ',', '(', tagLiteral}) {
 			l.out = b[:len(b)-4]
@@ -256,6 +271,10 @@ func (l *lexer) self(i int) int {
 func (l *lexer) literal() {
 	b := l.out
 	n := len(b)
+	if l.keep {
+		l.out = append(b, tagLiteral)
+		return
+	}
 	if n >= 2 && (b[n-1] == '-' || b[n-1] == '+') && (b[n-2] == '(' || b[n-2] == ',') {
 		n--
 	}
@@ -264,6 +283,16 @@ func (l *lexer) literal() {
 		return
 	}
 	l.out = append(b[:n], tagLiteral)
+}
+
+// text replaces the literal that ends the shape by its value, where it is kept.
+func (l *lexer) text(value []byte) {
+	if !l.keep || l.flags&flagBroken != 0 {
+		return
+	}
+	l.out = append(l.out[:len(l.out)-1], tagText)
+	l.out = append(l.out, value...)
+	l.out = append(l.out, 0)
 }
 
 // comment skips a comment, which nests, from behind its start.
@@ -325,7 +354,29 @@ func (l *lexer) plainString(i int) int {
 		}
 		escaped = c == '\\' && !escaped
 	}
+	if l.keep && end > i {
+		if value := l.s[i : end-1]; plain(value) {
+			l.text(bytes.ReplaceAll(value, []byte("''"), []byte("'")))
+		}
+	}
 	return end
+}
+
+// plain tells whether the inside of a string has nothing but its value and doubled
+// quotes: no backslash, and no segments.
+func plain(inside []byte) bool {
+	for i := 0; i < len(inside); i++ {
+		switch inside[i] {
+		case 0, '\\':
+			return false
+		case '\'':
+			i++
+			if i == len(inside) || inside[i] != '\'' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // quoted reads a string constant from behind its quote, with all the segments that
@@ -451,5 +502,8 @@ func (l *lexer) dollar(i int) int {
 		return len(s)
 	}
 	l.literal()
+	if value := s[j+1 : j+1+end]; l.keep && bytes.IndexByte(value, 0) < 0 {
+		l.text(value)
+	}
 	return j + 1 + end + len(tag)
 }

@@ -152,7 +152,7 @@ func isQuery(st statement) bool {
 // prepare judges PREPARE and PREPARE TRANSACTION. What the statement inside does to
 // the session counts from here on: EXECUTE shows only its name.
 func (p *judgement) prepare(st statement) {
-	if st.at(1).is("transaction") && st.at(2).kind == kindLiteral {
+	if st.at(1).is("transaction") && st.at(2).literal() {
 		p.effects |= EffectEnd | EffectUnpin
 		return
 	}

@@ -10,12 +10,14 @@ const (
 	kindWord         // unquoted identifier or keyword, folded
 	kindQuoted       // quoted identifier
 	kindLiteral      // constant or parameter
+	kindText         // string constant whose value is known
 	kindSelf         // one character
 )
 
 // token is one token of a shape.
 type token struct {
 	text  string
+	value string // of a string constant that the shape keeps
 	kind  kind
 	label bool // a name that is being defined here: a parenthesis behind it is no call
 	match int  // of "(" and ")": the index of its partner in the statement, -1 none
@@ -24,6 +26,7 @@ type token struct {
 func (t token) is(word string) bool { return t.kind == kindWord && t.text == word }
 func (t token) self(c byte) bool    { return t.kind == kindSelf && t.text[0] == c }
 func (t token) ident() bool         { return t.kind == kindWord || t.kind == kindQuoted }
+func (t token) literal() bool       { return t.kind == kindLiteral || t.kind == kindText }
 
 // statement is the tokens of one statement without its semicolon.
 type statement []token
@@ -81,6 +84,10 @@ func tokens(shape string) []token {
 		case tagLiteral:
 			out = append(out, token{kind: kindLiteral, text: "?"})
 			i = start
+		case tagText:
+			end := start + strings.IndexByte(shape[start:], 0)
+			out = append(out, token{kind: kindText, text: "?", value: shape[start:end]})
+			i = end + 1
 		default:
 			out = append(out, token{kind: kindSelf, text: shape[i:start]})
 			i = start

@@ -150,7 +150,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 		return
 	}
 	s := &c.server[slot]
-	const unknown = lb.EffectMayChangeState | lb.EffectUnknownInSession
+	const unknown = lb.EffectMayChangeState | lb.EffectUnknownInSession | lb.EffectSetConfig
 	if v.Effects&unknown != 0 || v.Settings != nil {
 		c.pins |= pinUnknown
 	}
@@ -160,7 +160,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	if v.Effects&(lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
 		c.pins |= pinHeld
 	}
-	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover|lb.EffectCustom) != 0 {
+	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover|lb.EffectCustom|lb.EffectSetConfig) != 0 {
 		s.leftover = true
 	}
 	if v.Effects&lb.EffectDatabase != 0 {
