@@ -31,7 +31,7 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 	first, gotFirst := cancelServer(t)
 	second, gotSecond := cancelServer(t)
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, nil)
-	s.dialer.tls = &backTLS{mode: SSLDisable}
+	s.dialer.rules.Store(&dialRules{tls: &backTLS{mode: SSLDisable}})
 	// Two sessions on two servers that happen to have equal process ids.
 	key1, end1 := s.cancels.register(42, false, loanTarget{loanOn(first.address, 42)})
 	key2, end2 := s.cancels.register(42, true, loanTarget{loanOn(second.address, 7)})
@@ -69,7 +69,7 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 // testCancels makes a registry that asks elsewhere about keys that it does not know.
 func testCancels(t *testing.T, elsewhere func(ctx context.Context, pid uint32, secret []byte) bool) *cancelRegistry {
 	t.Helper()
-	r, err := newCancelRegistry(&dialer{tls: &backTLS{mode: SSLDisable}}, Deps{
+	r, err := newCancelRegistry(newDialer(&dialRules{tls: &backTLS{mode: SSLDisable}}), Deps{
 		CancelElsewhere: elsewhere, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ type catalogs struct {
 	// load reads a catalog; with the fingerprint of the last reading it may answer
 	// nil: nothing has changed.
 	load    func(ctx context.Context, database, fingerprint string) (*lb.Catalog, string, error)
-	refresh time.Duration
+	refresh atomic.Int64 // a Duration
 	log     *slog.Logger
 	wanted  chan *catalogOf // to run; full: the request is made again with the next statement
 
@@ -54,7 +54,8 @@ const (
 )
 
 func newCatalogs(cfg lb.Config, load func(context.Context, string, string) (*lb.Catalog, string, error), log *slog.Logger) *catalogs {
-	c := &catalogs{load: load, refresh: cfg.CatalogRefresh, log: log, wanted: make(chan *catalogOf, 256)}
+	c := &catalogs{load: load, log: log, wanted: make(chan *catalogOf, 256)}
+	c.refresh.Store(int64(cfg.CatalogRefresh))
 	c.mu.byDatabase = make(map[string]*catalogOf)
 	return c
 }
@@ -92,7 +93,7 @@ func (d *catalogOf) await(ctx context.Context) {
 func (d *catalogOf) get() (cat *lb.Catalog, valid bool) {
 	cat = d.current.Load()
 	valid = d.read.Load() == d.changes.Load()
-	if !valid || monotonic()-d.tried.Load() > int64(d.all.refresh) {
+	if !valid || monotonic()-d.tried.Load() > d.all.refresh.Load() {
 		d.want()
 	}
 	return cat, valid

@@ -56,5 +56,5 @@
 //
 // Everything that several goroutines use is behind a mutex (pools, gate,
 // cancelRegistry, lookups, the session's mu) that is never held across I/O,
-// or immutable (dialer, identity, client after its startup, cluster.State).
+// or immutable (dialRules, identity, client after its startup, cluster.State).
 package proxy

@@ -26,11 +26,11 @@ const (
 //     evictAfter. So one address cannot take all places, and one that only connects
 //     gives way to those who authenticate at once.
 type gate struct {
-	limit int
 	freed chan struct{} // of capacity 1: a place may be free
 
 	mu struct {
 		sync.Mutex
+		limit  int
 		n      int
 		byAddr map[netip.Prefix]*line
 	}
@@ -56,7 +56,8 @@ type place struct {
 }
 
 func newGate(limit int) *gate {
-	g := &gate{limit: max(limit, 1), freed: make(chan struct{}, 1)}
+	g := &gate{freed: make(chan struct{}, 1)}
+	g.mu.limit = max(limit, 1)
 	g.mu.byAddr = make(map[netip.Prefix]*line)
 	return g
 }
@@ -94,7 +95,7 @@ func (g *gate) try(p *place) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p.since = time.Now()
-	if g.mu.n >= g.limit {
+	if g.mu.n >= g.mu.limit {
 		victim, wait := g.heaviest().victim(p.since)
 		if wait > 0 {
 			return wait
@@ -148,6 +149,19 @@ func (p *place) leave() {
 	g.mu.Lock()
 	g.remove(p)
 	g.mu.Unlock()
+	g.wake()
+}
+
+// resize changes the limit. Who is inside stays.
+func (g *gate) resize(limit int) {
+	g.mu.Lock()
+	g.mu.limit = max(limit, 1)
+	g.mu.Unlock()
+	g.wake()
+}
+
+// wake has a listener that waits try again.
+func (g *gate) wake() {
 	select {
 	case g.freed <- struct{}{}:
 	default:

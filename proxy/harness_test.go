@@ -76,7 +76,7 @@ func newFakeCluster(s cluster.State) *fakeCluster { return &fakeCluster{cluster.
 func (s *Server) knows(t *testing.T, lookup func(ctx context.Context, user string) (auth.Role, error)) {
 	t.Helper()
 	var err error
-	s.auth, err = newAuthenticator(s.cfg.Auth, auth.NewStore(auth.StoreConfig{Lookup: lookup}), nil)
+	s.auth, err = newAuthenticator(s.cfg.Load().Auth, auth.NewStore(auth.StoreConfig{Lookup: lookup}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

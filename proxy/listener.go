@@ -66,7 +66,7 @@ func listenTCP(ctx context.Context, cfg ListenConfig) (listeners []net.Listener,
 			hosts = append(hosts, ip.Unmap().String())
 		}
 	}
-	lc := net.ListenConfig{KeepAliveConfig: cfg.Keepalive.net()}
+	lc := net.ListenConfig{KeepAlive: -1} // accept sets it
 	for _, h := range hosts {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(h, service))
 		if err != nil {
@@ -139,6 +139,9 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcom
 			continue
 		}
 		failing = false
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetKeepAliveConfig(s.cfg.Load().Listen.Keepalive.net()) // fails only on a broken one
+		}
 		var addr netip.Addr
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 			addr = a.AddrPort().Addr()

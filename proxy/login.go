@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -25,13 +26,25 @@ const (
 	maxLoginNotices = 64 << 10
 )
 
-// dialer opens connections to backends and logs in on them. It is immutable.
+// dialer opens connections to backends and logs in on them.
 type dialer struct {
+	rules atomic.Pointer[dialRules] // taken anew for each connection
+	// connect opens the connection itself; nil: net.Dialer does.
+	connect func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// dialRules is the part of the configuration that connections to backends follow. It
+// is immutable.
+type dialRules struct {
 	tls       *backTLS
 	keepalive KeepaliveConfig
 	passfile  *auth.Passfile // nil: none
-	// connect opens the connection itself; nil: net.Dialer does.
-	connect func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func newDialer(r *dialRules) *dialer {
+	d := &dialer{}
+	d.rules.Store(r)
+	return d
 }
 
 // dialed is a connection to a server before the startup.
@@ -67,9 +80,10 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	if err != nil {
 		return nil, err
 	}
+	rules := d.rules.Load()
 	connect := d.connect
 	if connect == nil {
-		connect = (&net.Dialer{KeepAliveConfig: d.keepalive.net()}).DialContext
+		connect = (&net.Dialer{KeepAliveConfig: rules.keepalive.net()}).DialContext
 	}
 	if t != nil {
 		within, cancel := context.WithCancelCause(ctx)
@@ -86,10 +100,10 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 			return nil, err
 		}
 	}
-	if network == "unix" || d.tls.mode == SSLDisable {
+	if network == "unix" || rules.tls.mode == SSLDisable {
 		return &dialed{Conn: raw, raw: raw}, nil
 	}
-	conn, err := d.secure(ctx, raw, host)
+	conn, err := rules.tls.secure(ctx, raw, host)
 	if err != nil {
 		_ = raw.Close()
 		return nil, err
@@ -98,8 +112,8 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 }
 
 // secure asks the server for TLS. Only in mode prefer may it say no.
-func (d *dialer) secure(ctx context.Context, raw net.Conn, host string) (*dialed, error) {
-	config, err := d.tls.config(host)
+func (b *backTLS) secure(ctx context.Context, raw net.Conn, host string) (*dialed, error) {
+	config, err := b.config(host)
 	if err != nil {
 		return nil, err
 	}
@@ -121,10 +135,10 @@ func (d *dialer) secure(ctx context.Context, raw net.Conn, host string) (*dialed
 		return nil, fmt.Errorf("request TLS: %w", err)
 	case n > 1:
 		return nil, errors.New("request TLS: received unencrypted data after the answer")
-	case answer[0] == 'N' && d.tls.mode == SSLPrefer:
+	case answer[0] == 'N' && b.mode == SSLPrefer:
 		return &dialed{Conn: raw, raw: raw}, nil
 	case answer[0] == 'N':
-		return nil, fmt.Errorf("request TLS: the server does not support it, backend_tls.mode is %s", d.tls.mode)
+		return nil, fmt.Errorf("request TLS: the server does not support it, backend_tls.mode is %s", b.mode)
 	case answer[0] != 'S':
 		// An error message here is not authenticated; libpq ignores it too (CVE-2024-10977).
 		return nil, fmt.Errorf("request TLS: unexpected answer %q", answer[0])
@@ -180,7 +194,7 @@ func (d *dialer) credential(address string, c *client) *auth.Credential {
 	if c.replication == pgwire.ReplicationPhysical {
 		database = "replication"
 	}
-	return c.cred.WithPassfile(d.passfile, host, port, database, c.user)
+	return c.cred.WithPassfile(d.rules.Load().passfile, host, port, database, c.user)
 }
 
 // startup sends the startup message and reads up to the first ReadyForQuery.

@@ -98,7 +98,7 @@ func testDialer(t *testing.T, cfg BackendTLSConfig) *dialer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &dialer{tls: b}
+	return newDialer(&dialRules{tls: b})
 }
 
 func TestLogin(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,12 +31,10 @@ const (
 // lookups runs the auth query as the monitor, on connections that it keeps. It is
 // safe for concurrent use.
 type lookups struct {
-	cluster  Cluster
-	monitor  MonitorConfig
-	password string
-	query    string
-	dialer   *dialer
-	slots    chan struct{}
+	cluster Cluster
+	rules   atomic.Pointer[lookupRules]
+	dialer  *dialer
+	slots   chan struct{}
 	// present returns the tenure of the primary, nil for a standby: a server that is not
 	// the primary any more may hang, and its answers are old.
 	present func(b cluster.Backend) (*tenure, error)
@@ -46,21 +45,34 @@ type lookups struct {
 	}
 }
 
+// lookupRules is the part of the configuration that lookups follow. It is immutable.
+type lookupRules struct {
+	monitor  MonitorConfig
+	password string
+	query    string
+}
+
+func newLookupRules(cfg *Config, password string) *lookupRules {
+	r := &lookupRules{monitor: cfg.Monitor, password: password, query: cfg.Auth.Query}
+	if r.query == "" {
+		r.query = auth.LookupQuery
+	}
+	return r
+}
+
 type lookupConn struct {
 	*pgx.Conn
 	backend string  // its address
 	tenure  *tenure // of the primary that it was made to; nil: of a standby
+	rules   *lookupRules
 }
 
 func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
 	l := &lookups{
-		cluster: deps.Cluster, monitor: cfg.Monitor, password: deps.MonitorPassword,
-		query: cfg.Auth.Query, dialer: d, slots: make(chan struct{}, maxLookups),
+		cluster: deps.Cluster, dialer: d, slots: make(chan struct{}, maxLookups),
 		present: func(cluster.Backend) (*tenure, error) { return nil, nil },
 	}
-	if l.query == "" {
-		l.query = auth.LookupQuery
-	}
+	l.rules.Store(newLookupRules(&cfg, deps.MonitorPassword))
 	return l
 }
 
@@ -123,7 +135,7 @@ func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth
 			return role, err
 		}
 	}
-	conn, err := l.connect(ctx, b, t, l.monitor.Database, lookupTimeout)
+	conn, err := l.connect(ctx, b, t, l.rules.Load().monitor.Database, lookupTimeout)
 	if err != nil {
 		return auth.Role{}, err
 	}
@@ -132,7 +144,7 @@ func (l *lookups) ask(ctx context.Context, b cluster.Backend, user string) (auth
 
 // run runs the query and keeps the connection unless it broke.
 func (l *lookups) run(ctx context.Context, conn *lookupConn, user string) (auth.Role, error) {
-	role, err := queryRole(ctx, conn.Conn, l.query, user)
+	role, err := queryRole(ctx, conn.Conn, l.rules.Load().query, user)
 	if conn.IsClosed() {
 		return role, err
 	}
@@ -142,8 +154,9 @@ func (l *lookups) run(ctx context.Context, conn *lookupConn, user string) (auth.
 	return role, err
 }
 
-// take returns a kept connection to that server in that tenure. The others are of no
-// use any more: the primary has changed, or a standby has become it (S1).
+// take returns a kept connection to that server in that tenure, made by the rules in
+// force. The others are of no use any more: the primary has changed, or a standby has
+// become it (S1).
 func (l *lookups) take(address string, t *tenure) *lookupConn {
 	l.mu.Lock()
 	var found *lookupConn
@@ -151,7 +164,7 @@ func (l *lookups) take(address string, t *tenure) *lookupConn {
 	for n := len(l.mu.kept); n > 0 && found == nil; n = len(l.mu.kept) {
 		conn := l.mu.kept[n-1]
 		l.mu.kept = l.mu.kept[:n-1]
-		if conn.backend == address && conn.tenure == t {
+		if conn.backend == address && conn.tenure == t && conn.rules == l.rules.Load() {
 			found = conn
 		} else {
 			old = append(old, conn)
@@ -165,6 +178,7 @@ func (l *lookups) take(address string, t *tenure) *lookupConn {
 // connect logs the monitor in. The search_path is fixed, so that no object that
 // somebody made is taken for one of the query's.
 func (l *lookups) connect(ctx context.Context, b cluster.Backend, t *tenure, database string, timeout time.Duration) (*lookupConn, error) {
+	rules := l.rules.Load()
 	config, err := l.config(b.Address, database, t)
 	if err != nil {
 		return nil, err
@@ -175,7 +189,7 @@ func (l *lookups) connect(ctx context.Context, b cluster.Backend, t *tenure, dat
 	if err != nil {
 		return nil, err
 	}
-	return &lookupConn{Conn: conn, backend: b.Address, tenure: t}, nil
+	return &lookupConn{Conn: conn, backend: b.Address, tenure: t, rules: rules}, nil
 }
 
 // config is how the monitor connects to a server, as the primary of that tenure
@@ -195,7 +209,8 @@ func (l *lookups) config(address, database string, t *tenure) (*pgx.ConnConfig, 
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
 	config.Host, config.Port = host, uint16(n)
-	config.User, config.Password, config.Database = l.monitor.User, l.password, database
+	r := l.rules.Load()
+	config.User, config.Password, config.Database = r.monitor.User, r.password, database
 	config.Fallbacks = nil
 	config.ConnectTimeout = lookupTimeout
 	config.RuntimeParams = map[string]string{"application_name": "pgproxy"}

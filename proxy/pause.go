@@ -58,7 +58,7 @@ func (s *clientSession) boundHold() {
 		s.stopHold()
 	case s.mu.held == nil:
 		var timer *time.Timer
-		timer = time.AfterFunc(s.shared.cfg.Hold.Timeout, func() {
+		timer = time.AfterFunc(s.shared.cfg.Load().Hold.Timeout, func() {
 			var o outputs
 			s.mu.Lock()
 			if s.mu.held != timer {

@@ -59,7 +59,7 @@ type pools struct {
 	poke    func(backend string)
 	waited  func(time.Duration) // observes how long acquire waited
 	nudge   func()              // barred has changed
-	trust   time.Duration       // how long a greeting is passed on without a look at the server
+	trust   atomic.Int64        // a Duration: how long a greeting is passed on without a look at the server
 	barred  atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
 
 	lastID     atomic.Uint64
@@ -116,10 +116,11 @@ type grant struct {
 
 func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
 	p := &pools{
-		cluster: c, lease: newAlways(), log: log, trust: DefaultAuth().Cache,
+		cluster: c, lease: newAlways(), log: log,
 		poke: func(string) {}, waited: func(time.Duration) {}, nudge: func() {},
 	}
 	p.mu.cfg = cfg
+	p.trust.Store(int64(DefaultAuth().Cache))
 	p.mu.byName = make(map[string]*backendPool)
 	return p
 }

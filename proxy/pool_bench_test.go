@@ -44,7 +44,7 @@ func BenchmarkTryRelease(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p.login = (&dialer{tls: tls}).login
+			p.login = newDialer(&dialRules{tls: tls}).login
 			backend, c := log.State().Backends[0], testClient("u")
 			sc, err := p.acquire(b.Context(), backend, c)
 			if err != nil {

@@ -52,7 +52,7 @@ func (p *pools) known(b cluster.Backend, c *client) *greeted {
 		return nil
 	}
 	g := bp.greetings[c.poolKey()]
-	if g == nil || g.gen != bp.gen || time.Since(g.checked) > p.trust {
+	if g == nil || g.gen != bp.gen || time.Since(g.checked) > time.Duration(p.trust.Load()) {
 		return nil
 	}
 	return g

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,11 +61,11 @@ type Deps struct {
 
 // Server accepts clients, authenticates them and runs their sessions.
 type Server struct {
-	cfg  Config
+	cfg  atomic.Pointer[Config] // in force; see Reload
 	deps Deps
 	log  *slog.Logger
 
-	tls     *frontTLS // nil: no TLS
+	tls     atomic.Pointer[frontTLS] // nil: no TLS
 	store   *auth.Store
 	auth    *auth.Authenticator
 	lookups *lookups
@@ -95,32 +94,31 @@ var errShutdown = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: shutting 
 // no connection.
 func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{
-		cfg: cfg, deps: deps, log: deps.Logger,
+		deps: deps, log: deps.Logger,
 		gate:     newGate(cfg.Listen.Startup.MaxHalfOpen),
 		ready:    make(chan struct{}),
 		draining: make(chan struct{}),
 	}
 	s.handle = s.serveSession
-	var err error
-	if s.tls, err = newFrontTLS(cfg.Listen.TLS, s.log); err != nil {
+	s.cfg.Store(&cfg)
+	front, err := newFrontTLS(cfg.Listen.TLS, s.log)
+	if err != nil {
 		return nil, err
 	}
-	s.dialer = &dialer{keepalive: cfg.Listen.Keepalive}
-	if s.dialer.tls, err = newBackTLS(cfg.BackendTLS); err != nil {
+	s.tls.Store(front)
+	rules, err := newDialRules(&cfg)
+	if err != nil {
 		return nil, err
 	}
-	if cfg.Auth.PasswordFile != "" {
-		if s.dialer.passfile, err = auth.LoadPassfile(cfg.Auth.PasswordFile); err != nil {
-			return nil, fmt.Errorf("load auth.password_file: %w", err)
-		}
-	}
+	s.dialer = newDialer(rules)
 	s.lookups = newLookups(cfg, deps, s.dialer)
 	s.store = auth.NewStore(auth.StoreConfig{Lookup: s.lookups.role, TTL: cfg.Auth.Cache, MaxLookups: maxLookups})
 	if s.auth, err = newAuthenticator(cfg.Auth, s.store, deps.ClusterSecret); err != nil {
 		return nil, err
 	}
 	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
-	s.pools.login, s.pools.poke, s.pools.trust = s.login, deps.Poke, cfg.Auth.Cache
+	s.pools.login, s.pools.poke = s.login, deps.Poke
+	s.pools.trust.Store(int64(cfg.Auth.Cache))
 	s.pools.configure(cfg.Pool, cfg.Limits)
 	if deps.Lease != nil {
 		s.pools.lease = deps.Lease
@@ -137,16 +135,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 }
 
 func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.Authenticator, error) {
-	hba := auth.DefaultHBA()
-	if cfg.HBAFile != "" {
-		f, err := os.Open(cfg.HBAFile)
-		if err != nil {
-			return nil, fmt.Errorf("load auth.hba_file: %w", err)
-		}
-		defer f.Close()
-		if hba, err = auth.ParseHBA(f, cfg.HBAFile); err != nil {
-			return nil, fmt.Errorf("load auth.hba_file: %w", err)
-		}
+	hba, err := loadHBA(cfg.HBAFile)
+	if err != nil {
+		return nil, err
 	}
 	if len(secret) == 0 {
 		secret = make([]byte, 32)
@@ -158,7 +149,7 @@ func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.A
 // MonitorConfig is how the monitor connects to a backend, for the probes: by the
 // rules of backend_tls.
 func (s *Server) MonitorConfig(address string) (*pgconn.Config, error) {
-	config, err := s.lookups.config(address, s.cfg.Monitor.Database, nil)
+	config, err := s.lookups.config(address, s.cfg.Load().Monitor.Database, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +176,7 @@ func (s *Server) Addr() net.Addr { return s.addr }
 // Run serves until ctx ends; then it stops accepting, lets sessions come to an idle
 // point for listen.drain, closes what is left, and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	listeners, err := listen(ctx, s.cfg.Listen)
+	listeners, err := listen(ctx, s.cfg.Load().Listen)
 	if err != nil {
 		return err
 	}
@@ -220,7 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 	accepts.Wait()
 	close(s.draining)
 	s.sessions.drain(errShutdown.encode(pgwire.SeverityFatal))
-	overdue := time.AfterFunc(s.cfg.Listen.Drain, func() { stopServing(errShutdown) })
+	overdue := time.AfterFunc(s.cfg.Load().Listen.Drain, func() { stopServing(errShutdown) })
 	conns.Wait()
 	overdue.Stop()
 	stopServing(nil)
@@ -265,7 +256,7 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 
 // start brings a connection up to AuthenticationOk and counts it as a client.
 func (s *Server) start(n newcomer, c *client) error {
-	ctx, cancel := context.WithTimeoutCause(n.ctx, s.cfg.Listen.Startup.Timeout, errStartupTimeout)
+	ctx, cancel := context.WithTimeoutCause(n.ctx, s.cfg.Load().Listen.Startup.Timeout, errStartupTimeout)
 	defer cancel()
 	release := bound(ctx, c.raw)
 	st := &startup{server: s, client: c, spoke: n.place.spoke}
@@ -288,7 +279,7 @@ var errStartupTimeout = fmt.Errorf("not authenticated in time: %w", errSilent)
 
 // admit counts an authenticated client and tells it that it is in.
 func (s *Server) admit(c *client) error {
-	if s.clients.Add(1) > int64(s.cfg.Listen.MaxClients) {
+	if s.clients.Add(1) > int64(s.cfg.Load().Listen.MaxClients) {
 		s.clients.Add(-1)
 		return &Refusal{Code: codeTooManyConnections, Message: "pgproxy: sorry, too many clients already"}
 	}

@@ -20,12 +20,13 @@ type sessionEnv struct {
 	catalog  *catalogOf
 	turn     lb.Turn
 	// forced is the target of the first redirect that matches; "" none.
-	forced  string
-	settled bool      // a choice was made:
-	home    string    // the server of the session's reads, "" the primary,
-	since   time.Time // at that time
-	shunned string    // a standby to which no connection could be made,
-	until   time.Time // and until when it is not tried again
+	forced    string
+	redirects *lb.Redirects // that forced was taken from
+	settled   bool          // a choice was made:
+	home      string        // the server of the session's reads, "" the primary,
+	since     time.Time     // at that time
+	shunned   string        // a standby to which no connection could be made,
+	until     time.Time     // and until when it is not tried again
 
 	asked time.Time // when the batch under way was sent
 }
@@ -44,21 +45,29 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 		catalog:  sh.catalogs.of(s.client.database),
 		turn:     lb.NewTurn(s.id),
 	}
-	e.forced, _ = sh.redirects.Match(s.client.user, s.client.database, s.client.appName)
 	return e
+}
+
+// redirect keeps forced in step with the configuration.
+func (e *sessionEnv) redirect() {
+	if now := e.shared.redirects.Load(); now != e.redirects {
+		e.redirects = now
+		e.forced, _ = now.Match(e.own.client.user, e.own.client.database, e.own.client.appName)
+	}
 }
 
 // Classify returns the verdict on a text for the session's database.
 func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 	sh := e.shared
 	cat, valid := e.catalog.get()
-	v := sh.classifier.Classify(cat, e.settings, sql, &e.scratch)
+	classifier := sh.classifier.Load()
+	v := classifier.Classify(cat, e.settings, sql, &e.scratch)
 	switch {
 	case v.Unknown:
 		e.catalog.want()
 	case v.Read && !valid:
 		return notRead(v, "the catalog is being read again")
-	case v.Read && sh.classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
+	case v.Read && classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
 		return notRead(v, "a standby has refused it")
 	}
 	return v
@@ -101,8 +110,9 @@ func safeEncoding(name []byte) bool {
 
 // Choose picks the server of a read: by redirect, else by weight.
 func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
-	cfg := &e.shared.cfg.Balance
+	cfg := &e.shared.cfg.Load().Balance
 	r := e.shared.routing.Load()
+	e.redirect()
 	switch {
 	case r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary:
 		return ""
@@ -129,7 +139,7 @@ func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 // anyStandby picks a standby for a session that cannot start on the primary; ""
 // there is none, or reads go to the primary only.
 func (e *sessionEnv) anyStandby() string {
-	cfg := &e.shared.cfg.Balance
+	cfg := &e.shared.cfg.Load().Balance
 	r := e.shared.routing.Load()
 	if r == nil || cfg.Mode == lb.ModeOff || cfg.Consistency == lb.ConsistencyPrimary {
 		return ""
@@ -217,7 +227,9 @@ func (e *sessionEnv) Mark() uint64 { return e.shared.sampler.Mark() }
 func (e *sessionEnv) RequestSample() { e.shared.sampler.Request() }
 
 // Floors reports whether the session must see its writes and not go back in time.
-func (e *sessionEnv) Floors() bool { return e.shared.cfg.Balance.Consistency == lb.ConsistencySession }
+func (e *sessionEnv) Floors() bool {
+	return e.shared.cfg.Load().Balance.Consistency == lb.ConsistencySession
+}
 
 // Confirms: a session that must not go back in time asks.
 func (e *sessionEnv) Confirms() bool { return e.Floors() }
@@ -225,7 +237,7 @@ func (e *sessionEnv) Confirms() bool { return e.Floors() }
 // Distrust sends statements of that shape to the primary for a while.
 func (e *sessionEnv) Distrust(sql []byte) {
 	now := monotonic()
-	e.shared.classifier.MarkPrimary(e.own.client.database, e.settings, sql, now, now+int64(distrustTime))
+	e.shared.classifier.Load().MarkPrimary(e.own.client.database, e.settings, sql, now, now+int64(distrustTime))
 }
 
 // CatalogChanged has the catalog of the session's database read again.

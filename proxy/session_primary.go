@@ -36,7 +36,7 @@ func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
 // acquirePrimary waits for a connection to the primary, for hold.timeout at most.
 func (s *clientSession) acquirePrimary() (*serverConn, error) {
 	sh := s.shared
-	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Hold.Timeout)
+	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Load().Hold.Timeout)
 	defer done()
 	changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
 	loan, err := s.tryPrimary(ctx)
@@ -74,7 +74,7 @@ func (s *clientSession) noPrimary() *Refusal {
 	if s.shared.cluster.State().Paused != nil {
 		why = "paused by an operator, no primary"
 	}
-	return &Refusal{Code: codeCannotConnectNow, Message: fmt.Sprintf("pgproxy: %s within %v", why, s.shared.cfg.Hold.Timeout)}
+	return &Refusal{Code: codeCannotConnectNow, Message: fmt.Sprintf("pgproxy: %s within %v", why, s.shared.cfg.Load().Hold.Timeout)}
 }
 
 // errNoPrimary tells that the state has no primary.

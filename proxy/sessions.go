@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -23,15 +22,15 @@ type Sampler interface {
 
 // sessions is what all sessions share.
 type sessions struct {
-	cfg        Config
+	cfg        atomic.Pointer[Config] // in force; see Server.Reload
 	cluster    Cluster
 	observed   func() map[string]cluster.Observation
 	poke       func(backend string)
 	sampler    Sampler
 	pools      *pools
 	cancels    *cancelRegistry
-	classifier *lb.Classifier
-	redirects  *lb.Redirects
+	classifier atomic.Pointer[lb.Classifier]
+	redirects  atomic.Pointer[lb.Redirects]
 	catalogs   *catalogs
 	floors     *floors
 	drains     *drains
@@ -62,19 +61,19 @@ type sessions struct {
 // newSessions makes what sessions share; none of it does anything before run.
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
-		cfg: cfg, cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
+		cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
 		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting, retry: retryPrimary,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
 	sh.census, sh.relimit = newCensus(), make(chan struct{}, 1)
 	sh.setLimits(cfg.Limits)
-	var err error
-	if sh.classifier, err = lb.NewClassifier(cfg.Balance); err != nil {
-		return nil, fmt.Errorf("configure balance: %w", err)
+	sh.cfg.Store(&cfg)
+	classifier, redirects, err := newBalancing(cfg.Balance)
+	if err != nil {
+		return nil, err
 	}
-	if sh.redirects, err = lb.NewRedirects(cfg.Balance.Redirects); err != nil {
-		return nil, fmt.Errorf("configure balance.redirects: %w", err)
-	}
+	sh.classifier.Store(classifier)
+	sh.redirects.Store(redirects)
 	if sh.metrics, err = newMetrics(deps.Registerer, sh); err != nil {
 		return nil, err
 	}
@@ -132,7 +131,7 @@ const refreshRouting = 100 * time.Millisecond
 // route computes the routing.
 func (sh *sessions) route() {
 	state := sh.cluster.State()
-	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Balance.MaxLag)}
+	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Load().Balance.MaxLag)}
 	r.all = slices.Clone(r.standbys)
 	if b := upPrimary(state); b != nil && !state.Holds() && time.Until(sh.pools.lease.Until(b.Name)) > 0 {
 		r.hasPrimary, r.primaryWeight = true, b.Weight

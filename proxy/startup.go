@@ -47,7 +47,7 @@ func (s *startup) run(ctx context.Context) error {
 	if err := s.parse(body); err != nil {
 		return err
 	}
-	if s.server.cfg.Listen.TLS.Mode == TLSRequire && !s.client.local && !s.tls {
+	if s.server.cfg.Load().Listen.TLS.Mode == TLSRequire && !s.client.local && !s.tls {
 		return &Refusal{
 			Code: codeInvalidAuthorization, Message: "pgproxy: this server accepts TCP connections only with TLS",
 			Hint: "Connect with sslmode=require or a stricter one.",
@@ -144,8 +144,8 @@ func (s *startup) encryption(ctx context.Context, code uint32, early bool) error
 	if code == pgwire.SSLRequestCode {
 		kind = "SSL"
 		s.sslDone = true
-		if s.server.tls != nil && !s.client.local && !s.tls {
-			id = s.server.tls.identity()
+		if front := s.server.tls.Load(); front != nil && !s.client.local && !s.tls {
+			id = front.identity()
 		}
 	}
 	if id == nil {
@@ -173,11 +173,12 @@ func (s *startup) encryption(ctx context.Context, code uint32, early bool) error
 // read already. Without the protocol's name by ALPN it is refused: the bytes could
 // be meant for another kind of server.
 func (s *startup) directTLS(ctx context.Context, head []byte) error {
-	if s.server.tls == nil || s.client.local {
+	front := s.server.tls.Load()
+	if front == nil || s.client.local {
 		return fmt.Errorf("direct TLS where there is none: %w", errSilent)
 	}
 	conn := &prefixConn{Conn: s.client.conn, prefix: bytes.NewReader(head)}
-	if err := s.handshake(ctx, conn, s.server.tls.identity()); err != nil {
+	if err := s.handshake(ctx, conn, front.identity()); err != nil {
 		return err
 	}
 	if s.client.conn.(*tls.Conn).ConnectionState().NegotiatedProtocol != alpn {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -50,6 +51,7 @@ type StoreConfig struct {
 // TTL, or to the next login after one that failed (see Invalidate).
 type Store struct {
 	cfg    StoreConfig
+	ttl    atomic.Int64 // StoreConfig.TTL, a Duration
 	flight singleflight.Group
 	slots  chan struct{}
 	mu     struct {
@@ -78,9 +80,22 @@ func NewStore(cfg StoreConfig) *Store {
 		cfg.MaxLookups = defaultMaxLookups
 	}
 	s := &Store{cfg: cfg, slots: make(chan struct{}, cfg.MaxLookups)}
+	s.ttl.Store(int64(cfg.TTL))
 	s.mu.entries = make(map[string]*list.Element)
 	s.mu.order = list.New()
 	return s
+}
+
+// SetTTL changes how long an answer is trusted, those that are cached included.
+func (s *Store) SetTTL(ttl time.Duration) { s.ttl.Store(int64(ttl)) }
+
+// Forget drops all cached roles: the lookup has become another one. A lookup that is
+// under way may still be remembered.
+func (s *Store) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.mu.entries)
+	s.mu.order.Init()
 }
 
 // Role returns the role of that name, from the cache or by a lookup.
@@ -166,7 +181,7 @@ func (s *Store) cached(user string) (cachedRole, bool) {
 	return c, true
 }
 
-func (s *Store) fresh(c cachedRole) bool { return time.Since(c.at) < s.cfg.TTL }
+func (s *Store) fresh(c cachedRole) bool { return time.Since(c.at) < time.Duration(s.ttl.Load()) }
 
 // insert remembers c and forgets what is too old or too many.
 func (s *Store) insert(c cachedRole) {
