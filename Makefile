@@ -9,7 +9,7 @@ GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VER
 # The race detector needs cgo; what is released is built without.
 GOTEST  = CGO_ENABLED=1 go test -race -p 2 -timeout 20m
 
-.PHONY: all build demo test lint bench bench-failover fuzz clean
+.PHONY: all build demo test lint bench bench-failover bench-clients fuzz clean
 
 all: build
 
@@ -29,9 +29,10 @@ demo: build
 test:
 	scripts/install-deps.sh test
 	$(MAKE) build lint
-	$(GOTEST) $$(go list ./... | grep -v -e /test/failover$$ -e /test/simulation$$)
+	$(GOTEST) $$(go list ./... | grep -v -e /test/failover$$ -e /test/clients$$ -e /test/simulation$$)
 	go test -timeout 20m ./test/simulation
 	$(GOTEST) ./test/failover
+	$(GOTEST) ./test/clients
 	cd lb/pgquerytest && CGO_ENABLED=1 go test -p 2 -timeout 20m ./...
 	scripts/fuzz.sh 5s
 
@@ -59,6 +60,14 @@ FAILOVER ?= -n 10
 bench-failover: build
 	@scripts/install-deps.sh failover
 	go run ./test/failover/measure -bin bin $(FAILOVER)
+
+# What clients of four drivers see of failovers and switchovers, side by side.
+# CLIENTS='-clients 200 -failovers 20 -switchovers 20 -pool session -target pgproxy,pgpool'
+# for others; about half a minute for each failover. It needs root.
+CLIENTS ?= -clients 40 -failovers 3 -switchovers 3
+bench-clients: build
+	@scripts/install-deps.sh clients
+	go run ./test/clients/measure -bin bin $(CLIENTS)
 
 # Every fuzz target, one after the other.
 fuzz:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a make target needs and the machine lacks, by Debian package name.
-# usage: scripts/install-deps.sh demo|test|bench|failover
+# usage: scripts/install-deps.sh demo|test|bench|failover|clients
 set -euo pipefail
 
 # A PostgreSQL server of 15 or newer with its tools, where packages put it or in PATH.
@@ -32,9 +32,9 @@ postgres_package() {
 }
 
 case ${1:-} in
-demo | test | bench | failover) ;;
+demo | test | bench | failover | clients) ;;
 *)
-	echo "usage: $0 demo|test|bench|failover" >&2
+	echo "usage: $0 demo|test|bench|failover|clients" >&2
 	exit 2
 	;;
 esac
@@ -43,21 +43,28 @@ want_postgres=false
 have_postgres || want_postgres=true
 need "have psql" postgresql-client
 case $1 in
-demo | test | failover) # hosts in network namespaces
+demo | test | failover | clients) # hosts in network namespaces
 	need "have nsenter" util-linux
 	need "have ip" iproute2
+	;;
+esac
+case $1 in
+test | clients) # drivers
+	need "have python3" python3
+	need have_psycopg python3-psycopg
+	need "have node" nodejs
+	need "have npm" npm
 	;;
 esac
 case $1 in
 test)
 	need "have gcc" gcc
 	need have_headers libc6-dev
-	need "have python3" python3
-	need have_psycopg python3-psycopg
-	need "have node" nodejs
-	need "have npm" npm
 	need "have nft" nftables
 	need "have systemd-analyze" systemd
+	;;
+clients)
+	need "have pgpool" pgpool2
 	;;
 bench)
 	need "have pgbouncer" pgbouncer
