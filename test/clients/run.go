@@ -45,6 +45,7 @@ type Options struct {
 	PoolSize     int
 	Asynchronous bool   // no standby is waited for; else synchronous_standby_names is set
 	Sections     string // further sections of pgproxy.yaml
+	Watchdog     string // further lines of its section watchdog
 	LogLevel     string
 
 	Log func(format string, args ...any)
@@ -103,7 +104,7 @@ func start(ctx context.Context, o Options) (target, error) {
 	defer cancel()
 	options := rig.Options{
 		Settings: map[string]string{"max_connections": fmt.Sprint(100 + 2*o.Clients)},
-		LogLevel: o.LogLevel,
+		LogLevel: o.LogLevel, Watchdog: o.Watchdog,
 	}
 	switch o.Target {
 	case Pgproxy:

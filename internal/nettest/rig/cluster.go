@@ -50,6 +50,7 @@ type Options struct {
 	Space    bool              // the clients' database has a table, spaced, in a tablespace outside of the data directories
 	Settings map[string]string // of postgresql.conf, over the defaults
 	Sections string            // further sections of pgproxy.yaml
+	Watchdog string            // further lines of its section watchdog: "lease: 5s\n"
 	LogLevel string            // of pgproxy; empty: info
 }
 

@@ -51,7 +51,7 @@ log: {level: %s}
 	for _, s := range c.Servers() {
 		fmt.Fprintf(&b, "  - {name: %s, address: \"%s:%d\", weight: 1, agent: %s}\n", s.Name, s.IP, ServerPort, s.Name)
 	}
-	fmt.Fprintf(&b, "watchdog:\n  listen: \"%s:%d\"\n  secret_file: %s\n  members:\n", h.IP, watchdogPort, c.secretFile())
+	fmt.Fprintf(&b, "watchdog:\n  listen: \"%s:%d\"\n  secret_file: %s\n%s  members:\n", h.IP, watchdogPort, c.secretFile(), indented(c.o.Watchdog))
 	for _, m := range c.Hosts {
 		witness := ""
 		if !m.HasServer {
@@ -78,6 +78,15 @@ log: {level: %s}
 	}
 	b.WriteString(c.o.Sections)
 	return c.writeFile(h.Config, b.String())
+}
+
+// indented are keys of a section, from lines that are not.
+func indented(keys string) string {
+	var b strings.Builder
+	for line := range strings.Lines(keys) {
+		b.WriteString("  " + strings.TrimRight(line, "\n") + "\n")
+	}
+	return b.String()
 }
 
 // StartMember starts pgproxy on the host, as systemd would: as user postgres, with
