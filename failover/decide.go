@@ -30,6 +30,7 @@ type Input struct {
 	Retries   int           // health.retries
 	Interval  time.Duration // health.interval
 	Timeout   time.Duration // health.timeout
+	Lease     time.Duration // watchdog.lease: a member reports four times in it
 	StartWait time.Duration // failover.start_wait
 	// RestartWait is failover.restart_wait, PromoteWait failover.promote_wait,
 	// StopWait failover.stop_wait, DiskWait failover.disk_wait, Drain hold.drain.

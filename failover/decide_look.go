@@ -29,12 +29,12 @@ func (in *Input) present(member string) bool {
 	if !ok {
 		return in.Now.Sub(in.Since) < firstReport
 	}
-	return in.Now.Sub(r.At) < goneAfter
+	return in.Now.Sub(r.At) < max(goneAfter, in.Lease*7/10)
 }
 
 const (
-	// goneAfter is for how long a member may be silent: it reports four times in a
-	// second, so two were lost.
+	// goneAfter is for how long a member may be silent with a lease of a second: it
+	// reports four times in a lease, so two were lost.
 	goneAfter = 700 * time.Millisecond
 	// firstReport is what a member has for its first report to a new leader.
 	firstReport = 150 * time.Millisecond

@@ -47,6 +47,7 @@ type Settings struct {
 	Retries           int            // health.retries
 	Interval, Timeout time.Duration  // health.interval, health.timeout
 	Drain             time.Duration  // hold.drain
+	Lease             time.Duration  // watchdog.lease
 }
 
 // firstLook is for how long after the start it is not logged that there is no
@@ -151,7 +152,7 @@ func (r *Reconciler) input(since time.Time) Input {
 		Now: time.Now(), Since: since, Known: r.known, Self: r.settings.Self,
 		State: r.last, Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
 		Backends: r.settings.Backends,
-		Mode:     r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout,
+		Mode:     r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout, Lease: r.settings.Lease,
 		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,
 		StopWait: r.cfg.StopWait, DiskWait: r.cfg.DiskWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
 	}

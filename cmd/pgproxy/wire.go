@@ -160,6 +160,9 @@ func (m *member) newReconciler(registry prometheus.Registerer) (*failover.Reconc
 		Self: m.cfg.Name, Backends: m.specs, Retries: m.cfg.Health.Retries,
 		Interval: m.cfg.Health.Interval, Timeout: m.cfg.Health.Timeout, Drain: m.cfg.Hold.Drain,
 	}
+	if m.cfg.Watchdog != nil {
+		settings.Lease = m.cfg.Watchdog.Lease
+	}
 	return failover.New(m.cfg.Failover, settings, leader{m.watchdog}, m.log, registry)
 }
 
