@@ -87,7 +87,7 @@ func (c *Core) drop() {
 // Paused reports that the session waits for a server and takes nothing from its
 // client meanwhile.
 func (c *Core) Paused() bool {
-	return c.attaching != None || c.sent.pending || c.decided()
+	return c.attaching != None || c.sent.pending || c.stalled || c.decided()
 }
 
 // lookOn looks at the next message of b; false: it is not there yet.
@@ -126,6 +126,14 @@ func (c *Core) lookOn(b []byte) bool {
 	if c.skipToSync {
 		c.skipOver(typ, n, have)
 		return true
+	}
+	if c.standsIn() {
+		if c.stalled = c.busy() != None || c.sent.pending; c.stalled {
+			return false
+		}
+		if c.standIn(typ, b[at:at+have], n) {
+			return true
+		}
 	}
 	m := c.look(typ, b[at:at+have])
 	m.off, m.n, m.have = at, n, have
@@ -180,11 +188,7 @@ func (c *Core) skipOver(typ byte, n, have int) {
 	c.body.left, c.body.to = n-have, None
 	if typ == pgwire.Sync {
 		c.skipToSync = false
-		tx := pgwire.TxIdle
-		if slot := c.txSlot(); slot != None {
-			tx = c.server[slot].tx
-		}
-		c.toClient(None, pgwire.AppendReadyForQuery(nil, tx))
+		c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
 	}
 }
 

@@ -58,6 +58,9 @@ type Env interface {
 	// Confirms reports whether the primary is asked, before it answers a session that
 	// a standby has answered, if it shows all that the standby has shown.
 	Confirms() bool
+	// ListensAgain reports that a session which listens goes on when its primary is lost,
+	// and listens again on the next one; else it ends.
+	ListensAgain() bool
 	// Parameter is called with each ParameterStatus.
 	Parameter(slot Slot, name, value []byte)
 	// Distrust is called with a statement that a standby could not run although it
@@ -121,6 +124,11 @@ type Core struct {
 	seen     seen
 	readOnly readOnly
 	sent     sent
+	failed   failed
+	listens  listens
+	judge    judge
+	refusal  []byte // the error for the next batch; nil: none
+	stalled  bool   // the next message waits until what is in flight was answered
 
 	attaching Slot   // asked for, not given yet
 	want      string // backend for slot Standby while attaching
@@ -147,6 +155,7 @@ type batch struct {
 	open    bool // a message of it was looked at and its end was not
 	slot    Slot // where it goes; None: undecided
 	given   bool // bytes of it went to the primary
+	begun   bool // bytes of it went to a server
 	ended   bool // undecided, but all that may be looked at is there
 	write   bool // something in it is not known to be a read
 	begin   bool // holds BEGIN READ ONLY
@@ -156,6 +165,7 @@ type batch struct {
 	show    bool // holds a SHOW of pgproxy's own
 	large   bool // too much to look at, or to keep
 	moved   bool // its start went to the standby, the rest goes to the primary
+	part    bool // so it did: the rest alone cannot be repeated
 	hint    lb.Target
 	loud    bool   // with write: an answer may show data
 	givenUp bool   // its reads go to the primary
@@ -188,9 +198,13 @@ func (c *Core) Attach(slot Slot, a Attachment) {
 	if c.attaching == slot {
 		c.attaching, c.want = None, ""
 	}
+	if slot == Primary {
+		c.emitListens()
+	}
 	if c.sent.pending && slot == Primary {
 		c.emitReplay()
 	}
+	c.listenAgain()
 }
 
 // Wanted returns the slot for which the core waits for a connection, None when
@@ -203,6 +217,7 @@ func (c *Core) Wanted() (Slot, string) { return c.attaching, c.want }
 func (c *Core) AttachFailed(slot Slot, raw []byte) {
 	c.attaching, c.want = None, ""
 	switch {
+	case slot == Primary && c.cannotListen():
 	case slot == Standby:
 		if c.batch.slot == Standby {
 			c.batch.slot, c.batch.ended, c.batch.givenUp = None, true, true
@@ -212,6 +227,7 @@ func (c *Core) AttachFailed(slot Slot, raw []byte) {
 	default:
 		c.failBatch(raw)
 	}
+	c.listenAgain()
 }
 
 // Detached returns the connections given back since the last call. They are not
@@ -254,7 +270,7 @@ func (c *Core) End(raw []byte) {
 func (c *Core) Busy() Slot { return c.busy() }
 
 // InTransaction reports that a transaction block is open.
-func (c *Core) InTransaction() bool { return c.txSlot() != None }
+func (c *Core) InTransaction() bool { return c.txSlot() != None || c.failed.open }
 
 // Leftovers describes what the session leaves on a server connection.
 type Leftovers struct {
@@ -290,7 +306,7 @@ func (c *Core) ClientGone() {
 // Idle reports that nothing is in flight and no transaction is open.
 func (c *Core) Idle() bool {
 	return !c.batch.open && len(c.held) == 0 && c.body.left == 0 && !c.sent.pending && c.busy() == None &&
-		c.txSlot() == None && !c.readOnly.open && !c.server[Primary].unsynced
+		!c.InTransaction() && !c.readOnly.open && !c.server[Primary].unsynced
 }
 
 // Shutdown ends an idle session with an ErrorResponse; it reports false and does

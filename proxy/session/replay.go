@@ -206,7 +206,7 @@ func (c *Core) stopMove() {
 // standby still answers is swallowed.
 func (c *Core) replay() {
 	s := &c.server[Standby]
-	if s.ready {
+	if s.ready && (c.busy() == Standby || c.batch.slot == Standby || c.readOnly.open) {
 		s.swallow()
 		c.leaveStandby()
 	}
@@ -246,16 +246,15 @@ func (c *Core) leaveStandby() {
 	}
 }
 
-// emitReplay sends the batches to the primary.
+// emitReplay sends the batches to the primary. They are kept until it has answered
+// them, for it may be lost, too.
 func (c *Core) emitReplay() {
 	t := &c.sent
-	skip := t.forwarded
 	c.readOnly = readOnly{}
-	messages, buf, from, done := t.messages, t.buf, t.from, t.done
-	*t = sent{}
+	t.pending, t.rows, t.failed, t.skip = false, false, false, t.forwarded
 	fresh := true
-	for i := from; i < len(messages); i++ {
-		m := &messages[i]
+	for i := t.from; i < len(t.messages); i++ {
+		m := &t.messages[i]
 		if fresh {
 			c.applySettings(Primary)
 		}
@@ -263,11 +262,36 @@ func (c *Core) emitReplay() {
 		if (m.typ == pgwire.Bind || m.stmt) && m.st != nil && m.st.void { // its Parse was before what is repeated
 			m.st = c.names.lookupAt([]byte(m.name), m.seq)
 		}
-		c.send(Primary, m, m.bytes(buf), -1, i < done)
+		c.send(Primary, m, m.bytes(t.buf), -1, i < t.done)
 	}
-	c.sent.skip = skip
 	if c.server[Primary].live == 0 {
-		c.sent.skip = 0
+		t.skip = 0
+	}
+}
+
+// keepRead remembers a message sent to the primary, so that another one can do the
+// same if it is lost (rule 2 of ServerClosed).
+func (c *Core) keepRead(m *message, b []byte) {
+	t := &c.sent
+	switch {
+	case t.partial:
+	case c.server[Primary].tx != pgwire.TxIdle || len(t.buf)+len(b) > maxLook || c.batch.part || !c.repeatable(m):
+		*t = sent{partial: true, skip: t.skip}
+	default:
+		t.keep(m, b)
+	}
+}
+
+// readAnswered is called when the primary has answered a batch.
+func (c *Core) readAnswered() {
+	switch t := &c.sent; {
+	case c.server[Primary].live == 0 && !(c.batch.open && c.batch.given):
+		t.done = len(t.messages)
+		t.rows, t.failed, t.forwarded, t.partial = false, false, 0, false
+		t.trim(false)
+	case !t.partial:
+		t.answered()
+		t.trim(false)
 	}
 }
 
@@ -295,101 +319,4 @@ func (c *Core) failReplay(raw []byte) {
 		c.skipHeld()
 	}
 	c.endIfDone()
-}
-
-// ServerClosed tells that the connection in that slot has ended.
-func (c *Core) ServerClosed(slot Slot) {
-	s := &c.server[slot]
-	if !s.ready {
-		return
-	}
-	if slot == Primary {
-		c.noteWrite()
-	}
-	c.loseConfirm(slot)
-	owed, midway, tx, bound := s.live > 0, s.left > 0 && !s.dropping, s.tx, c.standbyBound()
-	applied := *s
-	*s = server{out: applied.out}
-	s.out.discard()
-	if c.closed {
-		return
-	}
-	if midway {
-		c.closed = true // the client has half a message
-		return
-	}
-	if slot == Primary {
-		c.primaryClosed(owed, tx)
-		return
-	}
-	if c.sent.pending {
-		return // its batches wait for the primary already
-	}
-	if !owed && !c.readOnly.open && !(c.batch.open && c.batch.slot == Standby) {
-		return
-	}
-	if bound {
-		c.standbyLost()
-		return
-	}
-	c.replay()
-}
-
-// standbyLost answers the batch whose rows were under way, and runs those behind
-// it on the primary.
-func (c *Core) standbyLost() {
-	t := &c.sent
-	raw := ownError("40001", "the standby was lost while it answered, try again")
-	if c.readOnly.open || t.partial { // the transaction's snapshot is gone
-		raw = pgwire.AppendError(nil, "FATAL", "40001", "pgproxy: the standby was lost inside a read-only transaction, try again", "", "")
-		c.toClient(None, raw)
-		c.closed = true
-		return
-	}
-	if !t.failed {
-		c.toClient(None, raw)
-	}
-	ended := false
-	for t.done < len(t.messages) && !ended {
-		m := &t.messages[t.done]
-		c.names.cancel(m.op)
-		ended = m.endsBatch()
-		t.done++
-	}
-	t.rows, t.failed, t.forwarded = false, false, 0
-	if !ended {
-		c.skipHeld()
-		t.trim(false)
-		c.endIfDone()
-		return
-	}
-	c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
-	rest := append([]message(nil), t.messages[t.done:]...)
-	t.messages, t.from, t.done = rest, 0, 0
-	if len(rest) > 0 {
-		c.replay()
-		return
-	}
-	t.trim(false)
-	c.endIfDone()
-}
-
-// primaryClosed handles the end of the connection to the primary. Between two
-// batches, and with nothing that lived only in that connection, the session goes
-// on with another one.
-func (c *Core) primaryClosed(owed bool, tx byte) {
-	code, text := "57P01", "the connection to the primary was lost, and with it state of the session"
-	switch {
-	case c.garbled: // that was the server's answer
-		c.closed = true
-		return
-	case owed || c.batch.open && c.batch.given:
-		code, text = "08007", "the connection to the primary was lost, the outcome of the statement is unknown"
-	case tx != pgwire.TxIdle:
-		code, text = "40001", "the connection to the primary was lost inside a transaction, try again"
-	case c.pins&pinBound == 0:
-		return
-	}
-	c.toClient(None, pgwire.AppendError(nil, "FATAL", code, "pgproxy: "+text, "", ""))
-	c.closed = true
 }

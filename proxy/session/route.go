@@ -116,7 +116,7 @@ func (c *Core) switchBatch(m *message) {
 		return
 	}
 	c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
-	c.batch.slot, c.batch.ended, c.batch.moved = Primary, true, true
+	c.batch.slot, c.batch.ended, c.batch.moved, c.batch.part = Primary, true, true, true
 }
 
 // route decides where the batch goes; wait: only when what is in flight has been

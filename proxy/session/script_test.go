@@ -21,6 +21,7 @@ import (
 //	attach SLOT [used]  gives the connection that the core waits for
 //	refuse SLOT         it cannot be had
 //	lost SLOT           the connection has ended
+//	judged [administrator]  what a 57P01 of the primary meant
 //	gone                the client has ended
 //	env KEY=VALUE...    choose: the standby to choose; mark, round, lsn, h2: samples
 //	give-up             StopWaiting
@@ -96,6 +97,9 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 		p.take(nil)
 	case "gone":
 		p.core.ClientGone()
+	case "judged":
+		p.core.Judged(d.HasArg("administrator"))
+		p.take(nil)
 	case "give-up":
 		p.core.StopWaiting()
 	case "yield":
@@ -164,6 +168,9 @@ func (p *play) report() string {
 	for _, d := range p.core.Detached() {
 		fmt.Fprintf(&b, "gives back %s reusable=%v clean=%v\n", d.Slot, d.Reusable, d.Clean)
 	}
+	if p.core.Judging() {
+		b.WriteString("asks what a 57P01 means\n")
+	}
 	if p.core.Waiting() {
 		b.WriteString("waits for a sample\n")
 	}
@@ -184,6 +191,7 @@ type fakeEnv struct {
 	scratch    lb.Scratch
 	choose     string
 	confirms   bool
+	listens    bool
 	samples    *cluster.Samples
 	mark       uint64
 	events     []string
@@ -201,6 +209,8 @@ func (e *fakeEnv) set(t *testing.T, key, value string) {
 	switch key {
 	case "confirms":
 		e.confirms = true
+	case "listens":
+		e.listens = true
 	case "choose":
 		e.choose = value
 	case "mark":
@@ -231,6 +241,7 @@ func (e *fakeEnv) Mark() uint64                    { return e.mark }
 func (e *fakeEnv) RequestSample()                  { e.event("asks for a sample") }
 func (e *fakeEnv) Confirms() bool                  { return e.confirms }
 func (e *fakeEnv) Floors() bool                    { return true }
+func (e *fakeEnv) ListensAgain() bool              { return e.listens }
 func (e *fakeEnv) Parameter(Slot, []byte, []byte)  {}
 func (e *fakeEnv) Distrust(sql []byte)             { e.event("distrusts %s", sql) }
 func (e *fakeEnv) CatalogChanged()                 { e.event("catalog changed") }

@@ -12,7 +12,7 @@ import (
 // dispatch sends the held messages, which start at b[pos:]. It returns false
 // when that must wait.
 func (c *Core) dispatch(b []byte, pos int) bool {
-	if c.attaching != None || c.sent.pending {
+	if c.attaching != None || c.sent.pending || c.judge.open {
 		return false
 	}
 	if c.looked != c.names.surprises {
@@ -36,11 +36,13 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	}
 	if c.batch.moved {
 		c.batch.moved = false
-		c.sent.answered()
-		c.sent.trim(false)
+		c.sent = sent{skip: c.sent.skip, partial: c.busy() == Primary}
 	}
-	if !c.server[slot].ready {
+	switch {
+	case !c.server[slot].ready:
 		c.attaching = slot
+		return false
+	case c.server[slot].fatal: // its end follows
 		return false
 	}
 	if c.server[slot].live == 0 {
@@ -52,7 +54,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if slot == Primary && (c.yielding && !c.continues() || !c.restoreNames()) {
 		return false
 	}
-	c.batch.given = c.batch.given || slot == Primary
+	c.batch.given, c.batch.begun = c.batch.given || slot == Primary, true
 	ends := false
 	for i := range c.held {
 		m := &c.held[i]
@@ -62,6 +64,8 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 				c.readOnly.open = true
 			}
 			c.readOnly.answered = c.readOnly.answered || c.sent.partial && c.readOnly.open
+		} else {
+			c.keepRead(m, b[pos+m.off:pos+m.off+m.have])
 		}
 		c.send(slot, m, b[pos+m.off:pos+m.off+m.have], pos+m.off, false)
 		if m.have < m.n {
@@ -109,6 +113,10 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		}
 		s.skipping = false
 	}
+	switch m.typ {
+	case pgwire.Query, pgwire.Execute, pgwire.FunctionCall:
+		s.handed.note(c.deedOf(m))
+	}
 	owes := true
 	switch m.typ {
 	case pgwire.Query:
@@ -148,6 +156,9 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		owes = false
 	}
 	s.write(m, b, at)
+	if owes && m.endsBatch() {
+		e.fate, s.handed = s.handed, fate{}
+	}
 	if owes {
 		s.push(e)
 	}
@@ -183,7 +194,7 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	v := m.verdict
 	e.verdict = v
 	c.foresee(slot, v)
-	const needText = lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate
+	const needText = lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
 	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
@@ -319,7 +330,7 @@ func (c *Core) failBatch(raw []byte) {
 	c.skipHeld()
 	if single {
 		c.skipToSync = false
-		c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
 	}
 	c.endIfDone()
 }
@@ -332,7 +343,7 @@ func (c *Core) skipHeld() {
 		c.names.cancel(m.op)
 		if m.typ == pgwire.Sync {
 			c.skipToSync = false
-			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
 		}
 		c.body.left += m.n - m.have
 	}

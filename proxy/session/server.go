@@ -36,6 +36,8 @@ type server struct {
 	leftover    bool // something is there that it does not remove
 	fatal       bool // an ErrorResponse FATAL or PANIC has come
 	wrote       bool // something not known to be a read is in flight
+	unsure      bool // a commit was not confirmed by a standby, and the client is to be told
+	handed      fate // of the batch of which the end was not handed over
 	rollingBack bool // a ROLLBACK of our own is in flight; its transaction counts as over
 }
 
@@ -46,7 +48,8 @@ type expect struct {
 	journal bool // with inject: sets a setting
 	restore bool // with journal: on the primary; what the client sends waits for it
 	confirm bool // with inject: asks for what seen needs
-	failed  bool // of Query: an error has come
+	failed  bool // of Query, or the Sync behind it: an error has come
+	fate    fate // of what ends a batch
 
 	verdict *lb.Verdict // of Query and Execute
 	st      *statement  // of Parse, Execute, and Describe of a statement
@@ -59,6 +62,14 @@ type expect struct {
 
 // copyEnd marks CopyDone or CopyFail in the ring.
 const copyEnd byte = 'c'
+
+// sqlText is the text of the statement that was to be run, where it is kept.
+func (e *expect) sqlText() []byte {
+	if e.kind == pgwire.Query {
+		return e.text
+	}
+	return e.st.sqlText()
+}
 
 func (s *server) pending() int { return len(s.ring) - s.head }
 
@@ -250,8 +261,8 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		if mine || e == nil && slot == Standby || c.sent.skip > 0 {
 			return false
 		}
+		c.sent.rows = true
 		if slot == Standby {
-			c.sent.rows = true
 			c.readOnly.answered = c.readOnly.answered || c.inReadOnly()
 		}
 		return true
@@ -260,7 +271,8 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	case pgwire.ErrorResponse:
 		return c.errorResponse(slot, e, body)
 	case pgwire.NoticeResponse:
-		return !mine && (slot == Primary || e != nil)
+		s.unsure = s.unsure || slot == Primary && !mine && cancelledWait(body)
+		return !mine && (slot == Primary && !stopping(body) || slot == Standby && e != nil)
 	case pgwire.ParameterStatus:
 		return c.parameterStatus(slot, body, mine)
 	case pgwire.NotificationResponse:
@@ -273,6 +285,9 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		return slot == Primary // nothing was asked: the client may know better
 	}
 	forward := !e.inject
+	if typ == pgwire.CommandComplete && c.unsureAnswer(slot, e) {
+		forward = false
+	}
 	if c.account(slot, s, e, typ, body) { // which may have moved what e points to
 		s.pop()
 	}
@@ -280,7 +295,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		c.sent.skip--
 		forward = false
 	}
-	if forward && slot == Standby {
+	if forward {
 		c.sent.forwarded++
 	}
 	return forward
@@ -337,8 +352,7 @@ func (c *Core) described(slot Slot, e *expect, body []byte) {
 		e.st.row = row
 	case e.st.row == 0 || e.st.row == row || slot != Standby || c.server[Standby].live == 0:
 	case c.standbyBound():
-		c.toClient(None, pgwire.AppendError(nil, "FATAL", "40001", "pgproxy: the result of a prepared statement has changed, try again", "", ""))
-		c.closed = true
+		c.leaveBatches(loss{text: "the result of a prepared statement has changed"})
 	default:
 		c.replay()
 	}
@@ -359,19 +373,23 @@ func hash(b []byte) uint64 {
 func (s *server) beginCopyIn() {
 	s.copyIn = true
 	kept := s.ring[:s.head+1]
+	ignored := fate{}
 	for _, e := range s.ring[s.head+1:] {
 		switch {
 		case e.kind == copyEnd && s.copyIn:
 			s.copyIn = false
 		case e.kind == pgwire.Sync && s.copyIn:
 			s.unsynced = true
+			ignored.join(e.fate)
 			if !e.inject {
 				s.live--
 			}
 		default:
+			e.fate.join(ignored)
 			kept = append(kept, e)
 		}
 	}
+	s.handed.join(ignored)
 	s.ring = kept
 }
 
@@ -379,6 +397,7 @@ func (s *server) beginCopyIn() {
 func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 	c.env.Completed(slot, tag)
 	c.transactionEnded(slot, e.verdict, tag)
+	c.listens.note(e.verdict, tag, e.sqlText())
 	if e.kind == pgwire.Execute && e.verdict != nil {
 		c.applyEffects(slot, e.verdict, e.st.sqlText())
 	}
@@ -397,6 +416,10 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		return slot == Primary
 	}
 	done := s.pop()
+	if s.unsure && !done.inject {
+		s.unsure = false
+		c.toClient(slot, unsureError())
+	}
 	if done.inject {
 		if s.tx == pgwire.TxIdle {
 			s.rollingBack = false
@@ -426,12 +449,14 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		if c.busy() == None && !c.batch.open { // else what was looked at has portals, too
 			c.names.forgetPortals()
 		}
+		c.listens.settle(!c.journal.failed)
 		c.settle(slot)
 	}
 	c.journal.failed = false
 	c.answered(slot)
 	if slot == Primary {
 		c.noteWrite()
+		c.readAnswered()
 	}
 	if slot == Standby {
 		c.sent.answered()
@@ -465,10 +490,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		if slot == Standby {
 			return false // its end follows, ServerClosed deals with it
 		}
-		c.noteWrite()
-		c.env.Failed(slot, true)
-		c.closed = true
-		return true
+		return c.primaryEnds(string(severity), code, body)
 	}
 	if e == nil {
 		return slot == Primary
@@ -490,6 +512,9 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		c.skipOwed(s)
 		next := s.next()
 		s.skipping = next == nil
+		if next != nil {
+			next.failed = true
+		}
 		mine = next != nil && next.inject && !moved // else ours failed in the place of the client's message
 		if moved && next != nil && next.inject {
 			c.stopMove()
@@ -499,7 +524,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		return false
 	}
 	c.journal.failed = true
-	c.sent.failed = c.sent.failed || slot == Standby
+	c.sent.failed = true
 	c.sent.skip = 0
 	c.env.Failed(slot, false)
 	return true

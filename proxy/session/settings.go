@@ -16,10 +16,12 @@ const (
 	pinUnknown   pin = 1 << iota // something changed the session in a way that cannot be repeated
 	pinTemporary                 // it has temporary relations, which hide others
 	pinIsolation                 // its transactions are not READ COMMITTED by default, or not read-write
-	pinHeld                      // LISTEN, session locks, WITH HOLD cursors: no reason against reads elsewhere
+	pinListen                    // LISTEN,
+	pinLock                      // session locks,
+	pinCursor                    // and WITH HOLD cursors: no reasons against reads elsewhere
 
 	pinReads = pinUnknown | pinTemporary | pinIsolation
-	pinBound = pinUnknown | pinTemporary | pinHeld
+	pinBound = pinUnknown | pinTemporary | pinListen | pinLock | pinCursor
 )
 
 // journal is the list of statements that bring a server to the session's
@@ -157,8 +159,14 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	if v.Effects&lb.EffectTemp != 0 {
 		c.pins |= pinTemporary
 	}
-	if v.Effects&(lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
-		c.pins |= pinHeld
+	if v.Effects&lb.EffectListen != 0 {
+		c.pins |= pinListen
+	}
+	if v.Effects&lb.EffectSessionLock != 0 {
+		c.pins |= pinLock
+	}
+	if v.Effects&lb.EffectWithHold != 0 {
+		c.pins |= pinCursor
 	}
 	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover|lb.EffectCustom|lb.EffectSetConfig) != 0 {
 		s.leftover = true

@@ -1,0 +1,347 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// What becomes of the batches in flight when their server is lost. PostgreSQL tells
+// of an outcome only by its answer, so that without one:
+//
+//  1. Nothing of it was handed to a server: it is held and run on the next one.
+//  2. All that is in flight begins outside of a transaction and keeps nothing outside
+//     of the session (fate.go): it is run again, but for the oldest batch when the
+//     client has a row of it, which is 40001.
+//  3. Something handed over since may have committed a transaction: 08007 for all of
+//     that transaction and for everything behind it.
+//  4. Else the transaction is gone: 40001, and the session is in a failed transaction
+//     (failed.go) until the client ends it.
+//
+// Rule 2 does not hold behind, or in front of, what falls under 3 or 4: a read that is
+// run again must not see what came behind it. State of the session that was in the
+// connection only is told of once, by the first of these errors, or by that of the
+// next batch. Half a message that the client has of an answer ends the session, for
+// nothing else can follow it.
+
+// ServerClosed tells that the connection in that slot has ended.
+func (c *Core) ServerClosed(slot Slot) {
+	s := &c.server[slot]
+	if !s.ready {
+		return
+	}
+	if slot == Primary && c.judge.open {
+		c.judge.closed = true
+		s.out.discard()
+		return
+	}
+	if slot == Primary {
+		c.noteWrite()
+	}
+	c.loseConfirm(slot)
+	gone := *s
+	*s = server{out: gone.out}
+	s.out.discard()
+	switch {
+	case c.closed:
+		return
+	case gone.left > 0 && !gone.dropping, slot == Primary && c.garbled:
+		c.closed = true
+		return
+	case slot == Standby && c.sent.pending:
+		return // its batches wait for the primary already
+	}
+	open := gone.unsynced || gone.skipping || c.batch.open && c.batch.slot == slot && c.batch.begun
+	if slot == Primary && c.deafened(gone.live > 0 || open, gone.tx) {
+		return
+	}
+	l := loss{text: "the standby was lost while it answered"}
+	if slot == Primary {
+		l = loss{text: "the connection to the primary was lost", pins: c.pins & pinBound &^ c.listens.kept()}
+		c.pins &^= l.pins
+	}
+	c.leftBy(slot, &gone, open, l)
+	c.listenAgain()
+}
+
+// leftBy decides what becomes of what a server has left unfinished.
+func (c *Core) leftBy(slot Slot, gone *server, open bool, l loss) {
+	ro := slot == Standby && c.readOnly.open
+	waiting := slot == Standby && c.batch.open && c.batch.slot == Standby
+	switch {
+	case gone.live == 0 && !open && !ro && !waiting && gone.tx == pgwire.TxIdle:
+		if l.pins != 0 {
+			c.refuseNext(l.error("40001"))
+		}
+	case slot == Standby && c.sent.partial, slot == Standby && ro && c.standbyBound(),
+		slot == Primary && (gone.tx != pgwire.TxIdle || l.pins != 0 || c.sent.partial):
+		c.abandon(slot, gone, open, l)
+	case c.sent.rows || c.sent.failed:
+		c.giveUpOldest(l.error("40001"))
+	default:
+		c.replay()
+	}
+}
+
+// loss is what the errors about one lost server say.
+type loss struct {
+	text string
+	pins pin // lost with it
+}
+
+// error is for a batch: 08007, or 40001.
+func (l loss) error(code string) []byte {
+	text := l.text
+	if l.pins != 0 {
+		text += ", and with it " + l.pins.String() + " of the session"
+	}
+	if code == "08007" {
+		return ownError(code, text+", the outcome of the statement is unknown")
+	}
+	return ownError(code, text+", try again")
+}
+
+// String lists what a pinned session has in its connection.
+func (p pin) String() string {
+	var names []string
+	for _, n := range []struct {
+		pin  pin
+		name string
+	}{
+		{pinTemporary, "temporary tables"},
+		{pinLock, "advisory locks"},
+		{pinCursor, "cursors"},
+		{pinListen, "notifications"},
+		{pinUnknown, "state"},
+	} {
+		if p&n.pin != 0 {
+			names = append(names, n.name)
+		}
+	}
+	return strings.Join(names, " and ")
+}
+
+// giveUpOldest answers the oldest batch, of which the client has rows, with an error,
+// and runs those behind it again.
+func (c *Core) giveUpOldest(raw []byte) {
+	t := &c.sent
+	if !t.failed {
+		c.toClient(None, raw)
+	}
+	ended := false
+	for t.done < len(t.messages) && !ended {
+		m := &t.messages[t.done]
+		c.names.cancel(m.op)
+		ended = m.endsBatch()
+		t.done++
+	}
+	t.rows, t.failed, t.forwarded, t.skip = false, false, 0, 0
+	if !ended {
+		c.skipHeld()
+		t.trim(false)
+		c.endIfDone()
+		return
+	}
+	c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+	rest := append([]message(nil), t.messages[t.done:]...)
+	t.messages, t.from, t.done = rest, 0, 0
+	if len(rest) > 0 {
+		c.replay()
+		return
+	}
+	t.trim(false)
+	c.endIfDone()
+}
+
+// flight is a batch that a lost server has not answered to its end.
+type flight struct {
+	owed   []expect
+	fate   fate
+	live   bool // of the client, not of our own
+	open   bool // its end was not handed over
+	failed bool // the client has its error
+}
+
+// flights parts what a server owed into batches.
+func flights(gone *server, open bool) (all []flight) {
+	f := flight{}
+	for i := gone.head; i < len(gone.ring); i++ {
+		e := &gone.ring[i]
+		f.owed = gone.ring[i-len(f.owed) : i+1]
+		f.live = f.live || !e.inject && e.kind != copyEnd
+		switch e.kind {
+		case pgwire.Query, pgwire.FunctionCall, pgwire.Sync:
+			f.fate, f.failed, f.open = e.fate, e.failed, f.live && e.inject
+			all = append(all, f)
+			f = flight{}
+		}
+	}
+	if f.live || open {
+		f.live, f.open, f.fate, f.failed = true, true, gone.handed, gone.skipping
+		all = append(all, f)
+	}
+	return all
+}
+
+// next returns the phase behind the batch.
+func (f *flight) next(p phase) phase {
+	switch {
+	case !f.failed:
+		return f.fate.after(p)
+	case p == outside:
+		return outside
+	}
+	return doomed
+}
+
+// uncertain returns the first batch that may have been committed with its
+// transaction; all of what is in flight when there is none.
+func uncertain(all []flight, p phase) int {
+	began := 0
+	for i := range all {
+		f := &all[i]
+		if p == outside {
+			began = i
+		}
+		if f.live && !f.failed && f.fate.commits[p] {
+			return began
+		}
+		p = f.next(p)
+	}
+	return len(all)
+}
+
+// abandon answers everything that a lost server has left unanswered (rules 3 and 4).
+func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
+	c.forgetTransaction(slot)
+	all := flights(gone, open)
+	p := phaseOf(gone.tx)
+	from := len(all)
+	if slot == Primary { // a standby keeps nothing
+		from = uncertain(all, p)
+	}
+	told := p == doomed && l.pins == 0 // that the transaction is gone
+	for i := range all {
+		f := &all[i]
+		switch {
+		case !f.live:
+			p = f.next(p)
+			continue
+		case i >= from:
+			if !f.failed {
+				c.toClient(None, l.error("08007"))
+			}
+			p, l.pins = outside, 0
+		case f.failed:
+			p = f.next(p)
+		case !f.open && p != outside && f.fate.ends(told):
+			c.answerEnd(f)
+			p, told = outside, false
+			continue
+		default:
+			if told && p != outside {
+				c.toClient(None, abortedError())
+			} else {
+				c.toClient(None, l.error("40001"))
+				told, l.pins = true, 0
+			}
+			switch {
+			case p == outside && f.next(outside) == outside, f.fate.statements == 1 && f.fate.last == deedCommit:
+				p, told = outside, false
+			default:
+				p = doomed
+			}
+		}
+		c.failed.open = p != outside
+		for _, e := range f.owed {
+			c.names.cancel(e.op)
+		}
+		if f.open {
+			c.skipHeld()
+		} else {
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
+		}
+	}
+	switch c.failed.open = p != outside; {
+	case c.failed.open:
+		c.lookAnew()
+		if !told {
+			c.failed.due = l.error("40001")
+		}
+	case l.pins != 0:
+		c.refuseNext(l.error("40001"))
+	case slot == Standby && c.batch.slot == Standby:
+		c.lookAnew()
+	}
+	c.endIfDone()
+}
+
+// answerEnd answers a batch in flight that ends a transaction which is gone.
+func (c *Core) answerEnd(f *flight) {
+	for _, e := range f.owed {
+		if e.inject {
+			continue
+		}
+		switch e.kind {
+		case pgwire.Parse:
+			c.toClient(None, pgwire.AppendEmpty(nil, pgwire.ParseComplete))
+			c.names.confirm(e.op)
+		case pgwire.Bind:
+			c.toClient(None, pgwire.AppendEmpty(nil, pgwire.BindComplete))
+		case pgwire.Describe:
+			c.describeEnd(e.st != nil)
+		case pgwire.Close:
+			c.toClient(None, pgwire.AppendEmpty(nil, pgwire.CloseComplete))
+			c.names.confirm(e.op)
+		case pgwire.Execute:
+			c.toClient(None, pgwire.AppendCommandComplete(nil, "ROLLBACK"))
+		case pgwire.Query:
+			c.names.confirm(e.op)
+			c.toClient(None, pgwire.AppendCommandComplete(nil, "ROLLBACK"))
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		case pgwire.Sync:
+			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		}
+	}
+}
+
+// forgetTransaction drops what was known of a transaction that is gone.
+func (c *Core) forgetTransaction(slot Slot) {
+	if c.body.left > 0 && c.body.to == slot {
+		c.body.to = None
+	}
+	c.sent = sent{}
+	c.readOnly = readOnly{}
+	c.names.forgetPortals()
+	c.names.portal = nil
+	c.journal.unsettled, c.journal.savepoint, c.journal.failed = nil, false, false
+	c.listens.settle(false)
+}
+
+// lookAnew has what was looked at and not sent looked at again, since it means
+// something else now.
+func (c *Core) lookAnew() {
+	for i := len(c.held) - 1; i >= 0; i-- {
+		c.names.cancel(c.held[i].op)
+	}
+	if len(c.held) > 0 {
+		c.drop()
+		c.batch = batch{}
+	}
+}
+
+// leaveBatches gives up the oldest batch of a standby, which has answered a part of it,
+// as if the standby were lost; those behind it go to the primary.
+func (c *Core) leaveBatches(l loss) {
+	s := &c.server[Standby]
+	gone := *s
+	gone.ring = append([]expect(nil), s.ring...)
+	open := gone.skipping || c.batch.open && c.batch.slot == Standby && c.batch.begun
+	s.swallow()
+	c.leaveStandby()
+	if c.readOnly.open || c.sent.partial {
+		c.abandon(Standby, &gone, open, l)
+		return
+	}
+	c.giveUpOldest(l.error("40001"))
+}
