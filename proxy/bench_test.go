@@ -49,7 +49,7 @@ func BenchmarkBatch(b *testing.B) {
 	cfg.Balance.Mode = lb.ModeOff
 	s, err := New(cfg, Deps{
 		Cluster: cluster.NewLog(state), Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-		Observations: func() map[string]cluster.Observation { return nil }, Poke: func(string) {}, Sampler: noSampler{},
+		Observations: func() map[string]cluster.Observation { return nil }, Poke: func(string) {}, GoesOn: func(context.Context, string, uint64) bool { return false }, Sampler: noSampler{},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -90,6 +90,9 @@ func newTest(t *testing.T, cfg Config, c Cluster, deps Deps) *Server {
 	deps.Logger = slog.New(slog.DiscardHandler)
 	deps.Registerer = prometheus.NewRegistry()
 	deps.Poke = func(string) {}
+	if deps.GoesOn == nil {
+		deps.GoesOn = func(context.Context, string, uint64) bool { return false }
+	}
 	deps.Observations = func() map[string]cluster.Observation { return nil }
 	s, err := New(cfg, deps)
 	if err != nil {

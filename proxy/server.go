@@ -41,6 +41,10 @@ type Deps struct {
 	Observations func() map[string]cluster.Observation
 	// Poke asks for a probe of a backend now: a connection to it has just failed.
 	Poke func(backend string)
+	// GoesOn takes a fresh look at a backend and reports whether the run of the server
+	// goes on that began at that time, in microseconds since 1970 (0: the one seen last).
+	// It bounds the time that this takes.
+	GoesOn func(ctx context.Context, backend string, began uint64) bool
 	// Sampler gives log positions on demand.
 	Sampler Sampler
 	// HealthStats counts the health checks of a backend.

@@ -39,6 +39,7 @@ type clientSession struct {
 		progress bool        // a server has answered since the client's goroutine looked
 		over     bool        // everything is to end now
 		attach   bool        // a goroutine is attaching
+		judging  bool        // a goroutine finds out what a 57P01 means
 		yielding bool        // the core was told to let go of the primary
 		held     *time.Timer // ends the wait of a batch that is held beside the primary; nil: none is
 		sampling bool        // a goroutine waits for a sample
@@ -157,7 +158,7 @@ func (s *clientSession) greeting(loan *serverConn, secret []byte) []byte {
 func (s *clientSession) place(slot session.Slot, loan *serverConn) {
 	sv := &attachedServer{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
 	s.mu.servers[slot] = sv
-	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh})
+	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh, Server: loan.server})
 	s.wg.Go(func() { s.readServer(slot, sv) })
 }
 
@@ -172,6 +173,10 @@ func (s *clientSession) follow() {
 	if slot, backend := s.mu.core.Wanted(); slot != session.None && !s.mu.attach && !s.mu.over {
 		s.mu.attach = true
 		s.wg.Go(func() { s.attach(slot, backend) })
+	}
+	if from, open := s.mu.core.Judging(); open && !s.mu.judging && !s.mu.over {
+		s.mu.judging = true
+		s.wg.Go(func() { s.judge(from) })
 	}
 	if s.mu.core.Waiting() && !s.mu.sampling && !s.mu.over {
 		s.mu.sampling = true

@@ -234,6 +234,9 @@ func (e *sessionEnv) Floors() bool {
 // Confirms: a session that must not go back in time asks.
 func (e *sessionEnv) Confirms() bool { return e.Floors() }
 
+// ListensAgain: the operator chooses.
+func (e *sessionEnv) ListensAgain() bool { return e.shared.cfg.Load().Listen.OnFailover == ListenKeep }
+
 // Distrust sends statements of that shape to the primary for a while.
 func (e *sessionEnv) Distrust(sql []byte) {
 	now := monotonic()

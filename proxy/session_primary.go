@@ -134,6 +134,18 @@ func isTransient(err error) bool {
 	return ok || errors.Is(err, net.ErrClosed)
 }
 
+// judge finds out why the primary has ended a connection by 57P01: the server stops, or
+// it goes on and an administrator meant this one (pg_terminate_backend).
+func (s *clientSession) judge(from session.Attachment) {
+	goesOn := s.shared.goesOn(s.ctx, from.Backend, from.Server)
+	var o outputs
+	s.mu.Lock()
+	s.mu.judging = false
+	s.mu.core.Judged(goesOn)
+	s.progressed()
+	s.flush(&o, nil)
+}
+
 // keepToLease is called with the session's lock held before the core takes something
 // from the client, so that no statement is given to a server which is not the primary
 // any more: it is held instead. That the write itself looks again is for a process

@@ -26,6 +26,7 @@ type sessions struct {
 	cluster    Cluster
 	observed   func() map[string]cluster.Observation
 	poke       func(backend string)
+	goesOn     func(ctx context.Context, backend string, began uint64) bool
 	sampler    Sampler
 	pools      *pools
 	cancels    *cancelRegistry
@@ -61,7 +62,7 @@ type sessions struct {
 // newSessions makes what sessions share; none of it does anything before run.
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
-		cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, sampler: deps.Sampler,
+		cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, goesOn: deps.GoesOn, sampler: deps.Sampler,
 		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting, retry: retryPrimary,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)

@@ -244,6 +244,7 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 		ClusterSecret:   []byte(secret),
 		Observations:    m.monitor.Observations,
 		Poke:            m.monitor.Poke,
+		GoesOn:          m.goesOn,
 		Sampler:         m.monitor.Sampler(),
 		HealthStats:     m.healthStats,
 		Version:         versionText(),
@@ -257,6 +258,19 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 // this one's sessions.
 func (m *member) cancel(ctx context.Context, pid uint32, secret []byte) bool {
 	return m.server != nil && m.server.CancelHere(ctx, pid, secret)
+}
+
+// goesOn tells whether a server that has ended a connection goes on: it takes clients,
+// and is not another run of it.
+func (m *member) goesOn(ctx context.Context, backend string, began uint64) bool {
+	ctx, done := context.WithTimeout(ctx, 2*m.cfg.Health.Timeout)
+	defer done()
+	before := m.monitor.Observations()[backend].PostmasterAt
+	if began != 0 {
+		before = time.UnixMicro(int64(began))
+	}
+	o, err := m.monitor.Probe(ctx, backend)
+	return err == nil && o.Ready && o.PostmasterAt.Equal(before)
 }
 
 func (m *member) healthStats(backend string) proxy.HealthStats {

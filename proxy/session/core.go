@@ -190,7 +190,7 @@ func (c *Core) Closed() bool { return c.closed }
 // Attach puts a server connection into a slot.
 func (c *Core) Attach(slot Slot, a Attachment) {
 	s := &c.server[slot]
-	*s = server{ready: true, backend: a.Backend, id: a.ID, tx: pgwire.TxIdle, out: s.out}
+	*s = server{ready: true, backend: a.Backend, id: a.ID, began: a.Server, tx: pgwire.TxIdle, out: s.out}
 	s.behind = slot == Primary && len(c.names.known) > 0
 	if !a.Fresh {
 		s.unnamed = staleVersion

@@ -8,12 +8,14 @@ import "github.com/pgproxy/pgproxy/internal/pgwire"
 type judge struct {
 	open   bool
 	raw    []byte // the ErrorResponse
-	closed bool   // the connection has ended meanwhile
+	from   Attachment
+	closed bool // the connection has ended meanwhile
 }
 
 // Judging reports that the driver is to find out what a 57P01 of the primary means,
-// and call Judged. Until then nothing goes there.
-func (c *Core) Judging() bool { return c.judge.open }
+// and call Judged. Until then nothing goes there. It tells of the connection what is
+// known: Backend and Server.
+func (c *Core) Judging() (from Attachment, open bool) { return c.judge.from, c.judge.open }
 
 // Judged tells that an administrator ended the session's connection, or that its server
 // stops.
@@ -38,7 +40,8 @@ func (c *Core) primaryEnds(severity, code string, body []byte) bool {
 	case severity == "PANIC", code == "57P02", code == "57P03": // its end follows
 		return false
 	case code == "57P01":
-		c.judge = judge{open: true, raw: pgwire.AppendMessage(nil, pgwire.ErrorResponse, body)}
+		p := &c.server[Primary]
+		c.judge = judge{open: true, raw: pgwire.AppendMessage(nil, pgwire.ErrorResponse, body), from: Attachment{Backend: p.backend, Server: p.began}}
 		return false
 	}
 	c.noteWrite()

@@ -168,7 +168,7 @@ func (p *play) report() string {
 	for _, d := range p.core.Detached() {
 		fmt.Fprintf(&b, "gives back %s reusable=%v clean=%v\n", d.Slot, d.Reusable, d.Clean)
 	}
-	if p.core.Judging() {
+	if _, open := p.core.Judging(); open {
 		b.WriteString("asks what a 57P01 means\n")
 	}
 	if p.core.Waiting() {

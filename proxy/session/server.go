@@ -13,7 +13,8 @@ type server struct {
 	ready   bool // attached
 	backend string
 	id      uint64
-	tx      byte // status of the last ReadyForQuery
+	began   uint64 // Attachment.Server
+	tx      byte   // status of the last ReadyForQuery
 
 	ring []expect // answers owed, oldest first from head
 	head int
