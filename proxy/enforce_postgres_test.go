@@ -28,7 +28,7 @@ func TestLimitsOfTime(t *testing.T) {
 			{User: "few", Database: pgtest.AppDatabase, MaxClients: 2},
 		}
 	})
-	for _, e := range l.cfg.Limits {
+	for _, e := range l.cfg.Load().Limits {
 		l.exec("h1", "postgres", "CREATE ROLE "+pgx.Identifier{e.User}.Sanitize()+" LOGIN PASSWORD 'secret' IN ROLE app")
 	}
 	free := l.client()
@@ -216,7 +216,7 @@ func testMaxClientsLimit(t *testing.T, l *leased) {
 		}
 	}
 	l.sessions.setLimits([]LimitConfig{{User: "few", MaxClients: 1}})
-	defer l.sessions.setLimits(l.cfg.Limits)
+	defer l.sessions.setLimits(l.cfg.Load().Limits)
 	refused(`pgproxy: too many clients for user "few": at most 1 at a time`)
 	exec(t, second, "SELECT 1") // who is in stays
 }
