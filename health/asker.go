@@ -28,9 +28,10 @@ var errSoon = errors.New("sample: too soon after a failed connection")
 // primary or as a standby, whichever it is to the cluster at that moment. Its
 // goroutine owns the fields below life.
 type asker struct {
-	s    *Sampler
-	name string
-	wake chan struct{} // capacity 1: ask
+	s      *Sampler
+	target Target
+	name   string        // of target
+	wake   chan struct{} // capacity 1: ask
 
 	life uint64 // raised by forget; guarded by Sampler.mu
 
@@ -78,7 +79,7 @@ func (a *asker) question(ctx context.Context) bool {
 		return false // woken to forget
 	}
 	a.started = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, a.s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(a.s.timeout.Load()))
 	defer cancel()
 	primary, _ := a.s.primary()
 	connected := a.conn != nil

@@ -17,9 +17,10 @@
 // Goroutines:
 //
 //	name     owner of                          fed by                 ends when
-//	prober   statistics and log of a backend   ticks, Poke, Probe     Run's ctx ends
+//	Run      the probers                       Configure              its ctx ends
+//	prober   statistics and log of a backend   ticks, Poke, Probe     it is not watched any more
 //	ask      one probe's connection            its prober             it is answered or the timeout over
-//	asker    sampler connection of a backend   Request, its own poll  Run's ctx ends
+//	asker    sampler connection of a backend   Request, its own poll  as a prober
 //	watcher  nothing: it lends the asker's     the server's end       its asker is woken,
 //	         connection while that is idle                            which awaits it
 package health

@@ -50,6 +50,13 @@ func (m *metrics) observe(all map[string]cluster.Observation) {
 	}
 }
 
+// forget leaves out a backend that is not watched any more.
+func (m *metrics) forget(name string) {
+	for _, g := range []*prometheus.GaugeVec{m.up, m.primary, m.lagBytes, m.lagSeconds} {
+		g.DeleteLabelValues(name)
+	}
+}
+
 func flag(b bool) float64 {
 	if b {
 		return 1

@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
@@ -32,7 +31,9 @@ type PrimaryFunc func() (backend string, timeline uint32)
 
 // Monitor watches all backends.
 type Monitor struct {
-	probers map[string]*prober
+	cfg     atomic.Pointer[Config]
+	watched atomic.Pointer[watched]
+	conn    ConnConfig
 	primary PrimaryFunc
 	sampler *Sampler
 	metrics *metrics
@@ -49,40 +50,105 @@ type Monitor struct {
 	}
 }
 
+// watched is the backends that are watched. It is immutable.
+type watched struct {
+	probers  map[string]*prober
+	replaced chan struct{} // closed when other ones are
+}
+
 // New returns a Monitor of these backends, whose metrics are in reg.
 func New(cfg Config, backends []Target, conn ConnConfig, primary PrimaryFunc, log *slog.Logger, reg prometheus.Registerer) (*Monitor, error) {
 	metrics, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
 	}
-	m := &Monitor{probers: make(map[string]*prober, len(backends)), primary: primary, metrics: metrics, log: log}
-	m.mu.index = make(map[string]int, len(backends))
+	m := &Monitor{conn: conn, primary: primary, metrics: metrics, log: log}
 	m.mu.changed = make(chan struct{})
 	m.observations.Store(&map[string]cluster.Observation{})
-	for i, t := range backends {
-		if m.probers[t.Name] != nil {
-			return nil, fmt.Errorf("configure health: two backends %q", t.Name)
-		}
-		p := newProber(t, cfg, conn, log, m.post)
-		m.probers[t.Name] = p
-		m.mu.index[t.Name] = i
-		m.mu.sights = append(m.mu.sights, p.sight)
+	m.watched.Store(&watched{replaced: make(chan struct{})})
+	m.sampler = newSampler(cfg.Timeout, nil, conn, primary, m.Poke)
+	if err := m.Configure(cfg, backends); err != nil {
+		return nil, err
 	}
-	m.sampler = newSampler(cfg.Timeout, backends, conn, primary, m.Poke)
 	return m, nil
+}
+
+// Configure has other backends watched, or the same in another way. What is known of a
+// backend that stays at its address is kept. It is called by one goroutine at a time.
+func (m *Monitor) Configure(cfg Config, backends []Target) error {
+	old, next := m.watched.Load(), &watched{probers: make(map[string]*prober, len(backends)), replaced: make(chan struct{})}
+	for _, t := range backends {
+		if next.probers[t.Name] != nil {
+			return fmt.Errorf("configure health: two backends %q", t.Name)
+		}
+		p := old.probers[t.Name]
+		if p == nil || p.target != t {
+			p = newProber(t, &m.cfg, m.conn, m.log, m.post)
+		}
+		next.probers[t.Name] = p
+	}
+	m.cfg.Store(&cfg)
+	m.mu.Lock()
+	sights, index := make([]sight, len(backends)), make(map[string]int, len(backends))
+	for i, t := range backends {
+		sights[i].obs = cluster.Observation{Backend: t.Name, Address: t.Address}
+		if before, ok := m.mu.index[t.Name]; ok && next.probers[t.Name] == old.probers[t.Name] {
+			sights[i] = m.mu.sights[before]
+		}
+		index[t.Name] = i
+	}
+	m.mu.sights, m.mu.index = sights, index
+	now := derive(sights, m.mu.ref)
+	for name := range *m.observations.Swap(&now) {
+		if _, still := now[name]; !still {
+			m.metrics.forget(name)
+		}
+	}
+	m.watched.Store(next)
+	changed := m.mu.changed
+	m.mu.changed = make(chan struct{})
+	m.mu.Unlock()
+	close(changed)
+	close(old.replaced)
+	m.sampler.configure(cfg.Timeout, backends)
+	for name, p := range next.probers {
+		if p == old.probers[name] {
+			m.Poke(name) // the interval may be another one
+		}
+	}
+	return nil
 }
 
 // Run probes and samples until ctx ends.
 func (m *Monitor) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, p := range m.probers {
-		g.Go(func() error {
-			p.run(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { m.sampler.run(ctx) })
+	running := make(map[*prober]context.CancelFunc)
+	for {
+		w := m.watched.Load()
+		for p, stop := range running {
+			if w.probers[p.target.Name] != p {
+				stop()
+				delete(running, p)
+			}
+		}
+		for _, p := range w.probers {
+			if running[p] == nil {
+				ctx, stop := context.WithCancel(ctx)
+				running[p] = stop
+				all.Go(func() { p.run(ctx) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, stop := range running {
+				stop()
+			}
 			return nil
-		})
+		case <-w.replaced:
+		}
 	}
-	g.Go(func() error { return m.sampler.run(ctx) })
-	return g.Wait()
 }
 
 // Observations returns what was last seen of each backend that was probed. The
@@ -101,7 +167,7 @@ func (m *Monitor) Changed() <-chan struct{} {
 // while a probe is under way one more is sent, for that one may have been sent
 // before.
 func (m *Monitor) Poke(backend string) {
-	if p := m.probers[backend]; p != nil {
+	if p := m.watched.Load().probers[backend]; p != nil {
 		select {
 		case p.poke <- struct{}{}:
 		default:
@@ -114,7 +180,7 @@ func (m *Monitor) Poke(backend string) {
 // error is ctx's, or says that there is no such backend or that the Monitor has
 // stopped.
 func (m *Monitor) Probe(ctx context.Context, backend string) (cluster.Observation, error) {
-	p := m.probers[backend]
+	p := m.watched.Load().probers[backend]
 	if p == nil {
 		return cluster.Observation{}, fmt.Errorf("probe backend %q: no such backend", backend)
 	}
@@ -161,7 +227,7 @@ func (m *Monitor) Sights() []cluster.Sight {
 
 // Stats returns the counts of a backend's health checks.
 func (m *Monitor) Stats(backend string) Stats {
-	if p := m.probers[backend]; p != nil {
+	if p := m.watched.Load().probers[backend]; p != nil {
 		return *p.stats.Load()
 	}
 	return Stats{}
@@ -171,9 +237,13 @@ func (m *Monitor) Stats(backend string) Stats {
 func (m *Monitor) Sampler() *Sampler { return m.sampler }
 
 // post takes what a prober saw and publishes what all of them say together.
-func (m *Monitor) post(s sight) {
+func (m *Monitor) post(p *prober, s sight) {
 	primary, _ := m.primary()
 	m.mu.Lock()
+	if m.watched.Load().probers[s.obs.Backend] != p {
+		m.mu.Unlock()
+		return // it is not watched any more
+	}
 	i := m.mu.index[s.obs.Backend]
 	before := m.mu.sights[i]
 	m.mu.sights[i] = s

@@ -351,8 +351,9 @@ func TestProbeEnds(t *testing.T) {
 		if err != nil || o.Alive || time.Since(begin) < time.Second {
 			t.Errorf("%+v, %v after %v", o, err, time.Since(begin))
 		}
-		p := newProber(Target{Name: "h1"}, Config{}, nil, slog.New(slog.DiscardHandler), nil)
-		stopped := &Monitor{probers: map[string]*prober{"h1": p}}
+		p := newProber(Target{Name: "h1"}, &m.cfg, nil, slog.New(slog.DiscardHandler), nil)
+		stopped := &Monitor{}
+		stopped.watched.Store(&watched{probers: map[string]*prober{"h1": p}})
 		ended, end := context.WithCancel(t.Context())
 		end()
 		p.run(ended)

@@ -30,10 +30,10 @@ const maxAsks = 2
 // prober probes one backend. Its goroutine owns the fields below outcomes.
 type prober struct {
 	target Target
-	cfg    Config
+	cfg    *atomic.Pointer[Config]
 	conn   ConnConfig
 	log    *slog.Logger
-	post   func(sight)
+	post   func(*prober, sight)
 
 	poke  chan struct{} // capacity 1: probe now
 	stats atomic.Pointer[Stats]
@@ -59,7 +59,7 @@ type outcome struct {
 	posted        chan struct{} // to be closed; nil: nobody waits
 }
 
-func newProber(t Target, cfg Config, conn ConnConfig, log *slog.Logger, post func(sight)) *prober {
+func newProber(t Target, cfg *atomic.Pointer[Config], conn ConnConfig, log *slog.Logger, post func(*prober, sight)) *prober {
 	p := &prober{
 		target: t, cfg: cfg, conn: conn, log: log.With("backend", t.Name), post: post,
 		poke: make(chan struct{}, 1), ended: make(chan struct{}), outcomes: make(chan outcome, maxAsks),
@@ -85,7 +85,7 @@ func (p *prober) run(ctx context.Context) {
 	defer close(p.ended)
 	for ctx.Err() == nil {
 		p.check(ctx)
-		p.wait(ctx, p.cfg.Interval)
+		p.wait(ctx, p.cfg.Load().Interval)
 	}
 }
 
@@ -124,11 +124,11 @@ func (p *prober) check(ctx context.Context) {
 			p.stats.Store(&s)
 			return
 		}
-		if p.sight.obs.Alive || p.sight.obs.Failures > p.cfg.Retries {
+		if p.sight.obs.Alive || p.sight.obs.Failures > p.cfg.Load().Retries {
 			break
 		}
 		retries++
-		p.wait(ctx, p.cfg.Interval/5)
+		p.wait(ctx, p.cfg.Load().Interval/5)
 	}
 	s := p.stats.Load().checked(p.sight.obs.At, time.Since(start), retries, p.sight.obs.Alive)
 	p.stats.Store(&s)
@@ -192,7 +192,7 @@ func (p *prober) take(ctx context.Context, a outcome) error {
 		p.sight.facts = a.facts
 	}
 	p.trouble.report(p.log, a.done, a.err)
-	p.post(p.sight)
+	p.post(p, p.sight)
 	if a.posted != nil {
 		close(a.posted)
 	}
@@ -228,7 +228,7 @@ func (p *prober) observation(a outcome) cluster.Observation {
 // ask opens a connection, asks and closes it, all within the timeout. last is what
 // the backend said last, nil nothing.
 func (p *prober) ask(ctx context.Context, last *facts) (*facts, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Load().Timeout)
 	defer cancel()
 	conn, err := connect(ctx, p.conn, p.target.Name)
 	if err != nil {

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
@@ -27,11 +25,11 @@ const (
 // after that standby last accepted connections anew, as far as the end of the
 // old ones or a probe can tell.
 type Sampler struct {
-	timeout time.Duration
+	timeout atomic.Int64 // of one question, a Duration
 	conn    ConnConfig
 	primary PrimaryFunc
 	poke    func(backend string)
-	askers  []*asker
+	asked   atomic.Pointer[asked]
 
 	begin     time.Time
 	requested atomic.Int64  // time of the last Request since begin, ns
@@ -44,14 +42,40 @@ type Sampler struct {
 	}
 }
 
+// asked is the backends that are asked. It is immutable.
+type asked struct {
+	all      []*asker
+	replaced chan struct{} // closed when other ones are
+}
+
 func newSampler(timeout time.Duration, backends []Target, conn ConnConfig, primary PrimaryFunc, poke func(string)) *Sampler {
-	s := &Sampler{timeout: timeout, conn: conn, primary: primary, poke: poke, begin: time.Now()}
+	s := &Sampler{conn: conn, primary: primary, poke: poke, begin: time.Now()}
 	s.samples.Store(&cluster.Samples{})
 	s.requested.Store(int64(-samplePoll)) // nobody has asked
-	for _, t := range backends {
-		s.askers = append(s.askers, &asker{s: s, name: t.Name, wake: make(chan struct{}, 1)})
-	}
+	s.asked.Store(&asked{replaced: make(chan struct{})})
+	s.configure(timeout, backends)
 	return s
+}
+
+// configure has other backends asked.
+func (s *Sampler) configure(timeout time.Duration, backends []Target) {
+	s.timeout.Store(int64(timeout))
+	old, next := s.asked.Load(), &asked{replaced: make(chan struct{})}
+	for _, t := range backends {
+		i := slices.IndexFunc(old.all, func(a *asker) bool { return a.target == t })
+		if i >= 0 {
+			next.all = append(next.all, old.all[i])
+		} else {
+			next.all = append(next.all, &asker{s: s, target: t, name: t.Name, wake: make(chan struct{}, 1)})
+		}
+	}
+	s.asked.Store(next)
+	for _, a := range old.all {
+		if !slices.Contains(next.all, a) {
+			s.drop(a)
+		}
+	}
+	close(old.replaced)
 }
 
 // Mark returns the number of rounds that have started.
@@ -76,21 +100,40 @@ func (s *Sampler) Changed() <-chan struct{} {
 // background. It never blocks; requests made meanwhile share that round.
 func (s *Sampler) Request() {
 	s.requested.Store(int64(time.Since(s.begin)))
-	for _, a := range s.askers {
+	for _, a := range s.asked.Load().all {
 		a.notify()
 	}
 }
 
 // run serves requests until ctx ends.
-func (s *Sampler) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, a := range s.askers {
-		g.Go(func() error {
-			a.run(ctx)
-			return nil
-		})
+func (s *Sampler) run(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	running := make(map[*asker]context.CancelFunc)
+	for {
+		now := s.asked.Load()
+		for a, stop := range running {
+			if !slices.Contains(now.all, a) {
+				stop()
+				delete(running, a)
+			}
+		}
+		for _, a := range now.all {
+			if running[a] == nil {
+				ctx, stop := context.WithCancel(ctx)
+				running[a] = stop
+				all.Go(func() { a.run(ctx) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, stop := range running {
+				stop()
+			}
+			return
+		case <-now.replaced:
+		}
 	}
-	return g.Wait()
 }
 
 // wanted tells whether somebody asked a short time ago.
@@ -101,7 +144,7 @@ func (s *Sampler) wanted() bool {
 // forget drops what was said by a backend that may have started anew since: it
 // can come up with less replayed than it had.
 func (s *Sampler) forget(backend string) {
-	for _, a := range s.askers {
+	for _, a := range s.asked.Load().all {
 		if a.name == backend {
 			s.drop(a)
 			a.notify() // so that it closes its connection
@@ -147,7 +190,7 @@ func (s *Sampler) publishPrimary(name string, round uint64, timeline uint32, lsn
 	}
 	now := s.samples.Load()
 	s.mu.Unlock()
-	for _, a := range s.askers {
+	for _, a := range s.asked.Load().all {
 		if a.name != name && behind(now, a.name) {
 			a.notify()
 		}

@@ -86,13 +86,14 @@ func newPair(t *testing.T) *pair {
 	w.Sampler = newSampler(time.Second, []Target{{Name: "p"}, {Name: "s"}}, conn,
 		func() (string, uint32) { return "p", 3 }, func(string) {})
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- w.run(ctx) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.run(ctx)
+	}()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run returned %v", err)
-		}
+		<-done
 	})
 	return w
 }
