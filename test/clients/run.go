@@ -110,6 +110,9 @@ func start(ctx context.Context, o Options) (target, error) {
 	case Pgproxy:
 		options.Sections = fmt.Sprintf("pool: {mode: %s, size: %d}\n%s", o.Pool, o.PoolSize, o.Sections)
 		return startPgproxy(ctx, o.Programs, options)
+	case Pgpool:
+		options.Binary = o.Programs.Proxy // for the roles that setup-sql makes
+		return startPgpool(ctx, options, o.Clients)
 	default:
 		return nil, fmt.Errorf("no target %q", o.Target)
 	}
