@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -389,13 +391,42 @@ func testSlowReaders(t *testing.T, r *rig, n *neighbours) {
 	}
 }
 
+// testSlowReadersEnded: who reads nothing is ended, who reads little is not. The latter
+// has a small buffer, so that what he takes takes long to be all of one write.
 func testSlowReadersEnded(t *testing.T, r *rig, n *neighbours) {
-	all := slowReaders(t, r)
-	n.work(t)
-	r.onPrimary(t, "SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'greedy' AND state = 'active' AND query LIKE '%%1000000000%%'")
-	for _, w := range all {
-		w.endsRaw()
+	w := r.greedyWire(t)
+	must(t, w.Conn.(*net.TCPConn).SetReadBuffer(8<<10))
+	w.query(endless)
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(30 * time.Millisecond)
+		defer tick.Stop()
+		for buf := make([]byte, 1<<10); ; {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			case <-tick.C:
+				if _, err := w.Read(buf); err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}
+	}()
+	for range 2 {
+		all := slowReaders(t, r)
+		n.work(t)
+		r.onPrimary(t, "SELECT count(*) <= 1 FROM pg_stat_activity WHERE usename = 'greedy' AND state = 'active' AND query LIKE '%%1000000000%%'")
+		for _, w := range all {
+			w.endsRaw()
+		}
 	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Errorf("a client that reads slowly: %v", err)
+	}
+	must(t, w.Close())
 }
 
 // testSlowSenders sends the bytes of a statement one by one, and of a pipeline.
