@@ -31,18 +31,21 @@ const (
 // canceler is a session whose statement can be cancelled.
 type canceler interface {
 	// cancelTarget returns the loan of the server that works for the session now, or
-	// nil. It is called by other goroutines than the session's.
-	cancelTarget() *serverConn
+	// nil, and whether what it does may be a commit. It is called by other goroutines
+	// than the session's.
+	cancelTarget() (loan *serverConn, mayCommit bool)
 }
 
 // cancelRegistry knows by which key each session is cancelled. The keys are our
 // own: a client never learns a server's.
 type cancelRegistry struct {
 	dialer    *dialer
+	waits     *commitWaits
 	elsewhere func(ctx context.Context, pid uint32, secret []byte) bool // nil: there are no others
 	slots     chan struct{}
 	guesses   *guesses
 	refused   repeats
+	kept      repeats
 	outcomes  *prometheus.CounterVec
 	log       *slog.Logger
 
@@ -61,22 +64,24 @@ type cancelEntry struct {
 const (
 	cancelForwarded = "forwarded" // to the server
 	cancelIdle      = "idle"      // no server works for the session
+	cancelCommit    = "commit"    // kept from a commit that waits for a synchronous standby
 	cancelFailed    = "failed"    // the server could not be told
 	cancelElsewhere = "elsewhere" // another member had the session
 	cancelUnknown   = "unknown"   // nobody has the key
 	cancelRefused   = "refused"   // this member does not know the key, and its sender guesses too much
 )
 
-func newCancelRegistry(d *dialer, deps Deps) (*cancelRegistry, error) {
+func newCancelRegistry(d *dialer, w *commitWaits, deps Deps) (*cancelRegistry, error) {
 	r := &cancelRegistry{
-		dialer: d, elsewhere: deps.CancelElsewhere, slots: make(chan struct{}, maxCancels), guesses: newGuesses(), log: deps.Logger,
+		dialer: d, waits: w, elsewhere: deps.CancelElsewhere,
+		slots: make(chan struct{}, maxCancels), guesses: newGuesses(), log: deps.Logger,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pgproxy_cancels_total",
 			Help: "Cancel requests, by what became of them.",
 		}, []string{"outcome"}),
 	}
 	r.mu.byPID = make(map[uint32][]*cancelEntry)
-	for _, outcome := range []string{cancelForwarded, cancelIdle, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
+	for _, outcome := range []string{cancelForwarded, cancelIdle, cancelCommit, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
 		r.outcomes.WithLabelValues(outcome) // shown as 0
 	}
 	if err := deps.Registerer.Register(r.outcomes); err != nil {
@@ -191,19 +196,33 @@ func (r *cancelRegistry) cancelFor(ctx context.Context, target canceler) error {
 		r.count(cancelFailed)
 		return fmt.Errorf("wait to cancel: %w", ctx.Err())
 	}
-	sc := target.cancelTarget()
+	sc, mayCommit := target.cancelTarget()
 	if sc == nil || !sc.beginCancel() {
 		r.count(cancelIdle)
 		return nil
 	}
-	return r.send(ctx, sc)
+	return r.send(ctx, sc, mayCommit)
 }
 
 // send sends a CancelRequest to the server of a loan after its beginCancel, and ends
-// what that began.
-func (r *cancelRegistry) send(ctx context.Context, sc *serverConn) error {
-	defer sc.endCancel()
-	if err := r.dialer.cancel(ctx, sc.address, sc.pid, sc.secret); err != nil {
+// what that began. A commit that waits for a synchronous standby is left alone; one that
+// begins to wait after the look is answered with a warning, which is not taken for
+// success.
+func (r *cancelRegistry) send(ctx context.Context, sc *serverConn, mayCommit bool) error {
+	lost := false
+	defer func() { sc.endCancel(lost) }()
+	if mayCommit {
+		if forbidden, why := r.waits.forbidsCancel(ctx, sc); forbidden {
+			r.count(cancelCommit)
+			r.kept.log(func(times int) {
+				r.log.Info("cancel request not passed on: a commit waits for a synchronous standby, or may do so",
+					"backend", sc.backend, "times", times, "error", why)
+			})
+			return nil
+		}
+	}
+	var err error
+	if lost, err = r.dialer.cancel(ctx, sc.address, sc.pid, sc.secret); err != nil {
 		r.count(cancelFailed)
 		return err
 	}
@@ -223,11 +242,11 @@ func (s *Server) CancelHere(ctx context.Context, pid uint32, secret []byte) bool
 }
 
 // cancel sends a CancelRequest to a server and waits until it closes the
-// connection: by then it has signalled the process.
-func (d *dialer) cancel(ctx context.Context, address string, pid uint32, secret []byte) error {
+// connection: by then it has signalled the process. lost: it may still do so.
+func (d *dialer) cancel(ctx context.Context, address string, pid uint32, secret []byte) (lost bool, err error) {
 	conn, err := d.dial(ctx, address, nil)
 	if err != nil {
-		return fmt.Errorf("cancel: %w", err)
+		return false, fmt.Errorf("cancel: %w", err)
 	}
 	defer conn.Close()
 	release := bound(ctx, conn.raw)
@@ -236,10 +255,10 @@ func (d *dialer) cancel(ctx context.Context, address string, pid uint32, secret 
 		_, _ = io.Copy(io.Discard, conn)
 	}
 	if late := release(); late != nil {
-		err = late
+		lost, err = true, late
 	}
 	if err != nil {
-		return fmt.Errorf("cancel on %s: %w", address, err)
+		return lost, fmt.Errorf("cancel on %s: %w", address, err)
 	}
-	return nil
+	return false, nil
 }

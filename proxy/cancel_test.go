@@ -69,7 +69,7 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 // testCancels makes a registry that asks elsewhere about keys that it does not know.
 func testCancels(t *testing.T, elsewhere func(ctx context.Context, pid uint32, secret []byte) bool) *cancelRegistry {
 	t.Helper()
-	r, err := newCancelRegistry(newDialer(&dialRules{tls: &backTLS{mode: SSLDisable}}), Deps{
+	r, err := newCancelRegistry(newDialer(&dialRules{tls: &backTLS{mode: SSLDisable}}), nil, Deps{
 		CancelElsewhere: elsewhere, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -95,7 +95,7 @@ func wantOutcomes(t *testing.T, r *cancelRegistry, want map[string]int) {
 // noTarget is a session with which no server is busy.
 type noTarget struct{}
 
-func (noTarget) cancelTarget() *serverConn { return nil }
+func (noTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return nil, false }
 
 func TestCancelWithoutServer(t *testing.T) {
 	r := testCancels(t, nil)

@@ -96,6 +96,7 @@ type serverConn struct {
 		sync.Mutex
 		ended   bool
 		cancels int           // CancelRequests for it under way
+		lost    bool          // one of them may reach the server at any time
 		quiet   chan struct{} // made by end when cancels > 0, closed when they are done
 	}
 }
@@ -112,27 +113,47 @@ func (sc *serverConn) beginCancel() bool {
 	return true
 }
 
-func (sc *serverConn) endCancel() {
+// endCancel ends what beginCancel began. lost: the server may get the request later, so
+// nobody else is to get the connection.
+func (sc *serverConn) endCancel(lost bool) {
 	sc.mu.Lock()
-	defer sc.mu.Unlock()
-	if sc.mu.cancels--; sc.mu.cancels == 0 && sc.mu.quiet != nil {
-		close(sc.mu.quiet)
+	sc.mu.cancels--
+	sc.mu.lost = sc.mu.lost || lost
+	quiet := sc.mu.quiet
+	done := sc.mu.cancels == 0 && quiet != nil
+	unfit := done && sc.mu.lost
+	sc.mu.Unlock()
+	if unfit {
+		_ = sc.Conn.Close()
+	}
+	if done {
+		close(quiet)
 	}
 }
 
-// end ends the loan; ok is false when it had ended before. quiet is not nil while
-// cancels are under way and closed when they are done.
+// end ends the loan; ok is false when it had ended before. quiet is not nil when there
+// were cancels, and closed when they are done. Then the connection still has to take the
+// signal, or is closed.
 func (sc *serverConn) end() (quiet <-chan struct{}, ok bool) {
 	sc.mu.Lock()
-	defer sc.mu.Unlock()
 	if sc.mu.ended {
+		sc.mu.Unlock()
 		return nil, false
 	}
 	sc.mu.ended = true
-	if sc.mu.cancels > 0 {
+	unfit := sc.mu.lost && sc.mu.cancels == 0
+	if sc.mu.cancels > 0 || sc.mu.lost {
 		sc.mu.quiet = make(chan struct{})
 	}
-	return sc.mu.quiet, true
+	quiet = sc.mu.quiet
+	if unfit {
+		close(sc.mu.quiet)
+	}
+	sc.mu.Unlock()
+	if unfit {
+		_ = sc.Conn.Close()
+	}
+	return quiet, true
 }
 
 // Close closes the connection and ends the loan. It may be called more than once

@@ -8,8 +8,8 @@
 //
 // A connection passes through the files in this order: listener, gate, startup
 // (with tls and package auth), server (admit), session with its server connections
-// from pool and login, or replication; cancel for one that only carries a
-// CancelRequest.
+// from pool and login, or replication; cancel (with guesses and commitwait) for one
+// that only carries a CancelRequest.
 //
 // Specification: PostgreSQL manual, chapter "Frontend/Backend Protocol"; where it is
 // silent, PostgreSQL's postmaster.c, auth.c and libpq's fe-connect.c.

@@ -62,7 +62,7 @@ func (s *Server) Kill(id uint64) error {
 	if cs == nil {
 		return ErrNoSession
 	}
-	loan := cs.cancelTarget()
+	loan, mayCommit := cs.cancelTarget()
 	if loan != nil && !loan.beginCancel() {
 		loan = nil
 	}
@@ -70,7 +70,7 @@ func (s *Server) Kill(id uint64) error {
 	if loan != nil {
 		ctx, done := context.WithTimeout(context.Background(), killTimeout)
 		defer done()
-		if err := s.cancels.send(ctx, loan); err != nil {
+		if err := s.cancels.send(ctx, loan, mayCommit); err != nil {
 			s.log.Warn("statement of a killed session not cancelled", "session", id, "error", err)
 		}
 	}

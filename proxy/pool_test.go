@@ -494,13 +494,32 @@ func TestPoolDoesNotLendDuringCancel(t *testing.T) {
 	if other := pt.get("u"); other.id == sc.id {
 		t.Error("lent although a cancel is under way")
 	}
-	sc.endCancel()
+	sc.endCancel(false)
 	pt.background.Wait()
 	if got := pt.queries(); !slices.Equal(got, []string{""}) {
 		t.Errorf("queries %q: a late cancel must hit an empty query", got)
 	}
 	if again := pt.get("u"); again.id != sc.id {
 		t.Error("not reused")
+	}
+}
+
+func TestPoolKeepsNoConnectionThatALostCancelMayHit(t *testing.T) {
+	pt := newPoolTest(t, DefaultPool(), 0)
+	for _, late := range []bool{false, true} {
+		sc := pt.get("u")
+		if !sc.beginCancel() {
+			t.Fatal("cancel refused")
+		}
+		if !late {
+			sc.endCancel(true)
+		}
+		pt.release(sc, true)
+		if late {
+			sc.endCancel(true)
+		}
+		pt.background.Wait()
+		pt.wantCounts(0, 0)
 	}
 }
 

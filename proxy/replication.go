@@ -67,7 +67,7 @@ func (s *Server) dedicated(ctx context.Context, c *client) (*serverConn, error) 
 // loanTarget makes one loan the target of cancel requests.
 type loanTarget struct{ sc *serverConn }
 
-func (t loanTarget) cancelTarget() *serverConn { return t.sc }
+func (t loanTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return t.sc, true }
 
 // closeWrite ends the stream to a peer and leaves the other direction open.
 func closeWrite(conn net.Conn) {

@@ -76,6 +76,7 @@ type Server struct {
 	dialer  *dialer
 	pools   *pools
 	cancels *cancelRegistry
+	waits   *commitWaits
 	gate    *gate
 
 	sessions *sessions
@@ -131,7 +132,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		s.pools.nudge = deps.Nudge
 	}
 	s.lookups.present = s.pools.present
-	if s.cancels, err = newCancelRegistry(s.dialer, deps); err != nil {
+	s.waits = newCommitWaits(deps.Cluster, s.lookups)
+	if s.cancels, err = newCancelRegistry(s.dialer, s.waits, deps); err != nil {
 		return nil, err
 	}
 	s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count)
@@ -220,6 +222,7 @@ func (s *Server) Run(ctx context.Context) error {
 	overdue.Stop()
 	stopServing(nil)
 	s.lookups.close()
+	s.waits.close()
 	stopPooling()
 	pooled.Wait()
 	if err := context.Cause(accepting); !errors.Is(err, errShutdown) {

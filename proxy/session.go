@@ -344,13 +344,14 @@ func (s *clientSession) tearDown() {
 }
 
 // cancelTarget returns the loan of the server that works for the session.
-func (s *clientSession) cancelTarget() *serverConn {
+func (s *clientSession) cancelTarget() (loan *serverConn, mayCommit bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sv := s.mu.servers[s.mu.core.Busy()]; sv != nil {
-		return sv.loan
+	slot := s.mu.core.Busy()
+	if sv := s.mu.servers[slot]; sv != nil {
+		return sv.loan, slot == session.Primary && s.mu.core.MayCommit()
 	}
-	return nil
+	return nil, false
 }
 
 // drain has the session look at what the cluster is about and whether it is to end:

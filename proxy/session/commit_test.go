@@ -1,0 +1,63 @@
+package session
+
+import "testing"
+
+// TestMayCommit plays conversations with the primary, of steps that are a message of the
+// client ("> Q COMMIT") or of the server ("< Z I"), and asks behind the last one.
+func TestMayCommit(t *testing.T) {
+	prepared := []string{"> P - INSERT INTO t VALUES (1)", "> B - -", "> E -"}
+	inBlock := func(steps ...string) []string {
+		return append([]string{"> Q BEGIN", "< C BEGIN", "< Z T"}, steps...)
+	}
+	for _, c := range []struct {
+		name  string
+		steps []string
+		want  bool
+	}{
+		{"nothing", nil, false},
+		{"a read", []string{"> Q SELECT 1 FROM t"}, false},
+		{"a write", []string{"> Q INSERT INTO t VALUES (1)"}, true},
+		{"a write that was answered", []string{"> Q INSERT INTO t VALUES (1)", "< C INSERT 0 1", "< Z I"}, false},
+		{"a read behind it", []string{"> Q INSERT INTO t VALUES (1)", "< C INSERT 0 1", "< Z I", "> Q SELECT 1 FROM t"}, false},
+		{"a write without its ReadyForQuery", []string{"> Q INSERT INTO t VALUES (1)", "< C INSERT 0 1"}, true},
+		{"a function that may be anything", []string{"> Q SELECT f()"}, true},
+		{"a call", []string{"> Q CALL p()"}, true},
+		{"the end of another's transaction", []string{"> Q COMMIT PREPARED 'x'"}, true},
+		{"several statements", []string{"> Q SELECT 1; DELETE FROM t"}, true},
+		{"a batch", append(prepared, "> S"), true},
+		{"a batch whose Sync is still to be answered", append(prepared, "> S", "< 1", "< 2", "< C INSERT 0 1"), true},
+		{"a batch behind a batch", append(append(prepared, "> S"), append(prepared, "> S", "< 1", "< 2", "< C INSERT 0 1", "< Z I")...), true},
+		{"a function call", []string{"> F"}, true},
+		{"a write in a block", inBlock("> Q UPDATE t SET a = 1"), false},
+		{"a batch in a block", inBlock(append(prepared, "> S")...), false},
+		{"a savepoint's end", inBlock("> Q ROLLBACK TO s"), false},
+		{"COMMIT", inBlock("> Q COMMIT"), true},
+		{"PREPARE TRANSACTION", inBlock("> Q PREPARE TRANSACTION 'x'"), true},
+		{"COMMIT that was answered", inBlock("> Q COMMIT", "< C COMMIT", "< Z I"), false},
+		{"COMMIT among others", inBlock("> Q UPDATE t SET a = 1; COMMIT"), true},
+		{"COMMIT of the extended protocol", inBlock("> P - COMMIT", "> B - -", "> E -", "> S"), true},
+		{"a write behind a COMMIT of its batch", inBlock(append([]string{"> P c COMMIT", "> B - c", "> E -", "> H", "< 1", "< 2", "< C COMMIT"}, append(prepared, "> S")...)...), true},
+		{"a write behind a ROLLBACK of its batch", inBlock(append([]string{"> P r ROLLBACK", "> B - r", "> E -", "> H", "< 1", "< 2", "< C ROLLBACK"}, append(prepared, "> S")...)...), true},
+		{"an update in the next block", inBlock("> Q COMMIT AND CHAIN", "< C COMMIT", "< Z T", "> Q UPDATE t SET a = 1"), false},
+		{"what is no message", []string{"> garbage"}, true},
+	} {
+		p := newPlay(t)
+		p.core.Attach(Primary, Attachment{Backend: "h1", ID: 1, Fresh: true})
+		for _, step := range c.steps {
+			switch line := step[2:]; {
+			case line == "garbage":
+				p.unread = append(p.unread, make([]byte, 8)...)
+				p.client()
+			case step[0] == '>':
+				p.unread = append(p.unread, clientMessage(t, line)...)
+				p.client()
+			default:
+				p.server(Primary, serverMessage(t, line))
+				p.client()
+			}
+		}
+		if got := p.core.MayCommit(); got != c.want {
+			t.Errorf("%s: MayCommit is %v", c.name, got)
+		}
+	}
+}
