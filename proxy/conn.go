@@ -41,6 +41,7 @@ type link struct {
 	carried *session.Carried
 
 	created time.Time
+	jitter  float64 // by what part of it pool.lifetime is shorter for this one
 	// check is what quietCheck returned.
 	check func() bool
 

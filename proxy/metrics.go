@@ -16,7 +16,6 @@ type metrics struct {
 	statements *prometheus.CounterVec   // by backend and route
 	duration   *prometheus.HistogramVec // by route
 	poolWait   prometheus.Histogram
-	held       prometheus.Gauge
 	limits     *prometheus.CounterVec // by limit
 
 	primary, standby prometheus.Observer // of duration
@@ -47,10 +46,6 @@ func newMetrics(reg prometheus.Registerer, sh *sessions) (*metrics, error) {
 			Help:    "Time that a session waited for the right to use or open a server connection.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
 		}),
-		held: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "pgproxy_held_clients",
-			Help: "Sessions that wait for a primary.",
-		}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pgproxy_limits_exceeded_total",
 			Help: "Clients refused, statements cancelled and sessions ended for a limit, by its key in the configuration.",
@@ -58,8 +53,12 @@ func newMetrics(reg prometheus.Registerer, sh *sessions) (*metrics, error) {
 	}
 	m.primary = m.duration.WithLabelValues("primary")
 	m.standby = m.duration.WithLabelValues("standby")
+	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pgproxy_held_clients",
+		Help: "Sessions that wait for a primary.",
+	}, func() float64 { return float64(sh.pools.heldClients()) })
 	m.byBackend.Store(&map[string]*backendCounters{})
-	for _, c := range []prometheus.Collector{m.statements, m.duration, m.poolWait, m.held, m.limits, connectionCollector{sh}} {
+	for _, c := range []prometheus.Collector{m.statements, m.duration, m.poolWait, held, m.limits, connectionCollector{sh}} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of proxy: %w", err)
 		}

@@ -66,7 +66,7 @@ func (s *clientSession) boundHold() {
 				return
 			}
 			s.mu.held = nil
-			s.mu.core.GiveUp(s.noPrimary().encode(pgwire.SeverityError))
+			s.mu.core.GiveUp(noPrimary(s.shared.cluster.State(), s.shared.cfg.Load().Hold.Timeout).encode(pgwire.SeverityError))
 			s.progressed()
 			s.flush(&o, nil)
 		})

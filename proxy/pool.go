@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,12 +63,16 @@ type pools struct {
 	barred  atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
 
 	lastID     atomic.Uint64
-	background sync.WaitGroup // links that are cleaned
+	background sync.WaitGroup // links that are cleaned, logins that nobody waits for
+	wake       chan struct{}  // to run; of capacity 1
+	retry      time.Duration  // see retryPrimary
 
 	mu struct {
 		sync.Mutex
 		cfg      PoolConfig
 		limits   []LimitConfig
+		hold     HoldConfig
+		held     list.List      // of *waiter that wait for a primary, in order of arrival
 		arrivals uint64         // seq of the last waiter
 		state    *cluster.State // that byName was last made to agree with
 		byName   map[string]*backendPool
@@ -101,26 +105,30 @@ type backendPool struct {
 	queues []*group  // with waiters that have no place
 	logins list.List // of *waiter with a place, until a login may begin
 	round  uint64    // of dispatch
+	held   int       // waiters for whichever is the primary
+	outage outage    // of a primary that takes no logins
 }
 
 // grant is an idle connection, the right to open one, or the reason why neither
 // will come.
 type grant struct {
-	pool   *backendPool
-	link   *link
-	gen    uint64
-	gone   context.Context
-	tenure *tenure // of a new connection to the primary; nil: to a standby
-	err    error
+	pool    *backendPool
+	backend cluster.Backend
+	link    *link
+	gen     uint64
+	gone    context.Context
+	tenure  *tenure // of a new connection to the primary; nil: to a standby
+	err     error
 }
 
 func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
 	p := &pools{
 		cluster: c, lease: newAlways(), log: log,
+		wake: make(chan struct{}, 1), retry: retryPrimary,
 		poke: func(string) {}, waited: func(time.Duration) {}, nudge: func() {},
 	}
-	p.mu.cfg = cfg
 	p.trust.Store(int64(DefaultAuth().Cache))
+	p.mu.cfg, p.mu.hold = cfg, DefaultHold()
 	p.mu.byName = make(map[string]*backendPool)
 	return p
 }
@@ -131,7 +139,11 @@ func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
 // has in b. The error is a *Refusal, a *ServerError to be
 // forwarded, errBackendGone, ctx's, or one of the network.
 func (p *pools) acquire(ctx context.Context, b cluster.Backend, c *client) (*serverConn, error) {
-	w := newWaiter(b, c)
+	return p.serve(ctx, newWaiter(b, c))
+}
+
+// serve waits once, and uses what it is granted.
+func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
 	for {
 		g := p.wait(ctx, w)
 		if g.err != nil {
@@ -142,7 +154,10 @@ func (p *pools) acquire(ctx context.Context, b cluster.Backend, c *client) (*ser
 		switch {
 		case fresh:
 			var err error
-			if l, err = p.dial(ctx, b, g, c); err != nil {
+			limited, done := p.within(ctx, w)
+			l, err = p.dial(limited, g, w.client)
+			done()
+			if err != nil {
 				return nil, err
 			}
 		case !l.quiet():
@@ -165,6 +180,10 @@ func (p *pools) acquireExact(b cluster.Backend, c *client, id, uses uint64) *ser
 	return p.tryFor(b, c, func(g *group) *link { return g.takeExact(c.poolKey(), id, uses) })
 }
 
+// unseen is for how long after its release try does not look at a connection: the look
+// costs more than all the rest, and the server may always die just after it.
+const unseen = time.Millisecond
+
 func (p *pools) tryFor(b cluster.Backend, c *client, take func(*group) *link) *serverConn {
 	for {
 		p.mu.Lock()
@@ -184,10 +203,10 @@ func (p *pools) tryFor(b cluster.Backend, c *client, take func(*group) *link) *s
 			p.mu.Unlock()
 			return nil
 		}
-		sc := bp.loan(l, false)
+		sc, idleSince := bp.loan(l, false), l.idleSince
 		g.client = c
 		p.mu.Unlock()
-		if l.quiet() {
+		if time.Since(idleSince) < unseen || l.quiet() {
 			return sc
 		}
 		sc.Close()
@@ -203,33 +222,39 @@ func (p *pools) touched(bp *backendPool, l *link) {
 }
 
 // dial uses the right to open a connection, and gives it back on failure.
-func (p *pools) dial(ctx context.Context, b cluster.Backend, g grant, c *client) (*link, error) {
+func (p *pools) dial(ctx context.Context, g grant, c *client) (*link, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(g.gone, func() { cancel(context.Cause(g.gone)) })()
-	l, err := p.login(ctx, b, g.tenure, c)
+	l, err := p.login(ctx, g.backend, g.tenure, c)
 	if err != nil {
-		p.locked(func() []*link {
-			g.pool.opening--
-			g.pool.leavePlace(g.pool.group(groupOf(c)))
-			return g.pool.dispatch()
-		})
 		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
+			err = cause
 		}
-		if _, ok := errors.AsType[*net.OpError](err); ok {
-			p.poke(b.Name)
+		suspect := isTransient(err) && !errors.Is(err, errBackendGone)
+		p.locked(func() []*link {
+			bp := g.pool
+			bp.opening--
+			bp.leavePlace(bp.group(groupOf(c)))
+			if suspect && bp.primary && bp.gen == g.gen {
+				bp.setBack()
+			}
+			return bp.dispatch()
+		})
+		if suspect {
+			p.poke(g.backend.Name)
 		}
 		return nil, err
 	}
 	l.id = p.lastID.Add(1)
 	l.key, l.gen, l.tenure = c.poolKey(), g.gen, g.tenure
-	l.created = time.Now()
+	l.created, l.jitter = time.Now(), rand.Float64()/10
 	if l.check == nil {
 		l.check = quietCheck(l.Conn, l.raw)
 	}
 	p.locked(func() []*link {
 		g.pool.opening--
+		g.pool.recover()
 		if l.key != "" {
 			g.pool.greet(l)
 		}
@@ -258,6 +283,9 @@ func (p *pools) lend(bp *backendPool, l *link, fresh bool) (*serverConn, error) 
 func (bp *backendPool) loan(l *link, fresh bool) *serverConn {
 	l.uses++
 	l.state = linkLent
+	if bp.short(l.group) {
+		bp.pools.wakeUp()
+	}
 	l.loan = &serverConn{link: l, fresh: fresh, tx: pgwire.TxIdle, pool: bp}
 	return l.loan
 }

@@ -9,40 +9,73 @@ import (
 	"github.com/pgproxy/pgproxy/internal/cluster"
 )
 
-// run keeps the pools in step with the cluster and the lease, and closes what has
-// been idle for too long, until ctx ends; then it closes all idle connections and
-// waits for those being cleaned.
+// run keeps the pools in step with the cluster and the lease, closes what is too old,
+// and has connections opened that are to be kept ready, until ctx ends; then it closes
+// all idle connections and waits for those being cleaned.
 func (p *pools) run(ctx context.Context) {
-	expire := time.NewTicker(max(p.bounds().Idle/2, time.Millisecond))
-	defer expire.Stop()
+	upkeep := time.NewTicker(time.Hour)
+	defer upkeep.Stop()
 	lease := time.NewTimer(0)
 	defer lease.Stop()
+	every := time.Duration(0)
 	for {
 		changed, leased := p.cluster.Changed(), p.lease.Changed()
-		p.locked(p.follow)
+		p.locked(func() []*link { return append(p.follow(), p.retryDue()...) })
 		p.acknowledge()
+		p.warm()
 		lease.Reset(p.nextEnd())
+		if e := upkeepOf(p.bounds()); e != every {
+			every = e
+			upkeep.Reset(e)
+		}
 		select {
 		case <-ctx.Done():
 			p.shutdown()
 			return
 		case <-changed:
+			p.locked(p.retryNow)
 		case <-leased:
+			p.locked(p.retryNow)
 		case <-lease.C:
-		case <-expire.C:
+		case <-p.wake:
+		case <-upkeep.C:
 			p.locked(p.expire)
 		}
 	}
 }
 
-// nextEnd is how long it takes at least until the tenure ends.
+// upkeepOf is how often the pools look for what is too old.
+func upkeepOf(cfg PoolConfig) time.Duration {
+	every := min(cfg.Idle/2, time.Minute)
+	if cfg.Lifetime > 0 {
+		every = min(every, cfg.Lifetime/20)
+	}
+	return max(every, time.Millisecond)
+}
+
+// wakeUp has run look again.
+func (p *pools) wakeUp() {
+	select {
+	case p.wake <- struct{}{}:
+	default: // it will
+	}
+}
+
+// nextEnd is how long it takes at least until the tenure ends, or a login is to be tried
+// again.
 func (p *pools) nextEnd() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.tenure == nil {
-		return time.Hour
+	next := time.Hour
+	if p.mu.tenure != nil {
+		next = p.mu.tenure.remaining()
 	}
-	return p.mu.tenure.remaining()
+	for _, bp := range p.mu.byName {
+		if bp.outage.on && bp.logins.Len() > 0 {
+			next = min(next, max(time.Until(bp.outage.next), time.Millisecond))
+		}
+	}
+	return next
 }
 
 // acknowledge notes that the operation under way has nothing to fear of this member:
@@ -92,10 +125,16 @@ func (p *pools) finish(leaving []*tenure) {
 //  2. Connections to one that left status up for another reason, or became the
 //     primary, are not used again; lent ones end with their loan. The primary may
 //     still work for them, and nobody else can while it is the recorded one.
-func (p *pools) follow() (out []*link) {
+//
+// Then those who wait for a primary are let in where there is one.
+func (p *pools) follow() []*link {
 	if p.mu.shutdown {
 		return nil
 	}
+	return append(p.agree(), p.resume()...)
+}
+
+func (p *pools) agree() (out []*link) {
 	state := p.cluster.State()
 	if t := p.mu.tenure; t != nil && (state.Primary != t.backend || state.Timeline != t.timeline || !t.holds()) {
 		out = p.endTenure()
@@ -125,6 +164,9 @@ func (p *pools) follow() (out []*link) {
 			}
 			bp.gone, bp.end = context.WithCancelCause(context.Background())
 			p.mu.byName[b.Name] = bp
+			if primary {
+				bp.inherit()
+			}
 			continue
 		}
 		before, demoted := bp.backend.Status, bp.primary && !primary
@@ -137,6 +179,15 @@ func (p *pools) follow() (out []*link) {
 			// Of a primary that is none any more also those from when it was a standby: a
 			// barrier is not acknowledged while one is open.
 			out = append(out, bp.retire(demoted || rebuilt || lost && !primary)...)
+		}
+		if demoted || promoted {
+			bp.outage = outage{}
+		}
+		if promoted {
+			bp.inherit()
+		}
+		if primary && state.Holds() {
+			bp.suspend()
 		}
 		out = append(out, bp.adjust()...) // the limit may have changed
 	}
@@ -160,7 +211,7 @@ func (p *pools) current(b cluster.Backend) *backendPool {
 	if bp == nil || bp.backend.Address != b.Address || bp.primary != (b.Role == cluster.RolePrimary) {
 		return nil
 	}
-	if bp.primary && (p.mu.tenure == nil || !p.mu.tenure.holds() || draining(p.mu.state) != nil) {
+	if bp.primary && (p.mu.tenure == nil || !p.mu.tenure.holds() || p.mu.state.Holds()) {
 		return nil
 	}
 	return bp

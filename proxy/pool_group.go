@@ -28,6 +28,7 @@ type group struct {
 	idle    []*link   // in the order in which they became idle: the last is used first
 	waiting list.List // of *waiter that have no place, in order of arrival
 	pending int       // waiters in backendPool.logins
+	warming int       // connections being opened for nobody
 	blocked uint64    // the last round of dispatch in which its first waiter could not be served
 	client  *client   // the one who used it last
 	used    time.Time // when it was last used
@@ -43,13 +44,10 @@ func (bp *backendPool) group(key groupKey) *group {
 	return g
 }
 
-// limitOf returns the index of the first entry that matches, if it bounds connections,
-// else -1.
-func limitOf(limits []LimitConfig, key groupKey) int {
-	i := slices.IndexFunc(limits, func(l LimitConfig) bool {
-		return (l.User == "" || l.User == key.user) && (l.Database == "" || l.Database == key.database)
-	})
-	if i >= 0 && limits[i].MaxConnections == 0 {
+// limitOf returns the index of the entry that holds, if it bounds connections, else -1.
+func limitOf(entries []LimitConfig, key groupKey) int {
+	i := (&limits{entries: entries}).find(key.user, key.database)
+	if i >= 0 && entries[i].MaxConnections == 0 {
 		return -1
 	}
 	return i
@@ -123,7 +121,8 @@ func (bp *backendPool) describe(g *group, b ceiling) string {
 	case boundSize:
 		return fmt.Sprintf("pool.size %d", cfg.Size)
 	case boundLimit:
-		return fmt.Sprintf("limits[%d].max_connections %d", g.limit, bp.pools.mu.limits[g.limit].MaxConnections)
+		e := &bp.pools.mu.limits[g.limit]
+		return fmt.Sprintf("limits.max_connections %d%s", e.MaxConnections, e.scope())
 	case boundBackend:
 		return fmt.Sprintf("backends.max_connections %d", bp.backend.MaxConnections)
 	case boundConnects:

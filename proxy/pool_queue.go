@@ -19,15 +19,17 @@ import (
 // could use; no login could begin that does not.
 type waiter struct {
 	backend cluster.Backend
+	primary bool // instead of backend: whichever is the primary
 	client  *client
 	grant   chan grant // of capacity 1
 	seq     uint64     // in order of arrival, kept when it has to wait again; 0: not set yet
 
 	// Guarded by pools.mu, and of no meaning once it has been served:
-	pool   *backendPool
-	at     *list.Element // in the waiting of its group or in the logins of its pool
+	pool   *backendPool  // nil: it is held
+	at     *list.Element // in the waiting of its group, the logins of its pool, or those held
 	placed bool
-	queued time.Time // since when it waits
+	queued time.Time // since when it waits for a connection
+	held   time.Time // since when it first waited for a primary; zero: it never did
 }
 
 func newWaiter(b cluster.Backend, c *client) *waiter {
@@ -36,44 +38,82 @@ func newWaiter(b cluster.Backend, c *client) *waiter {
 
 // wait waits for an idle connection or the right to open one.
 func (p *pools) wait(ctx context.Context, w *waiter) grant {
-	began := time.Now()
-	var patience time.Duration
+	var tick time.Duration
 	p.locked(func() []*link {
 		out := p.follow()
-		patience = p.mu.cfg.Wait
-		bp, err := p.enter(w.backend)
+		more, err := p.join(w)
 		if err != nil {
-			w.grant <- grant{err: fmt.Errorf("connect to backend %q: %w", w.backend.Name, err)}
-			return out
+			w.grant <- grant{err: err}
+			return append(out, more...)
 		}
-		if w.seq == 0 {
-			p.mu.arrivals++
-			w.seq = p.mu.arrivals
-		}
-		w.queued = began
-		bp.queue(w)
-		return append(out, bp.dispatch()...)
+		tick = min(p.mu.cfg.Wait, p.mu.hold.Timeout, time.Until(p.deadline(w)))
+		return append(out, more...)
 	})
-	defer func() { p.waited(time.Since(began)) }()
 	select {
 	case g := <-w.grant: // most often at once, without a timer
+		if g.err == nil {
+			p.waited(0)
+		}
 		return g
 	default:
 	}
-	timer := time.NewTimer(patience)
+	// Where it stands may change, and with that how long it waits there: it looks at
+	// least as often as the shorter time passes.
+	timer := time.NewTimer(tick)
 	defer timer.Stop()
-	select {
-	case g := <-w.grant:
-		return g
-	case <-timer.C:
-		return p.leave(w, func() error { return w.overdue() })
-	case <-ctx.Done():
-		return p.leave(w, func() error { return context.Cause(ctx) })
+	for {
+		var g grant
+		var over bool
+		select {
+		case g = <-w.grant:
+			over = true
+		case <-timer.C:
+			g, over = p.leave(w, func() error { return p.overdue(w, &tick) })
+			timer.Reset(tick)
+		case <-ctx.Done():
+			g, over = p.leave(w, func() error { return context.Cause(ctx) })
+		}
+		if over {
+			if w.pool != nil {
+				p.waited(time.Since(w.queued))
+			}
+			return g
+		}
 	}
 }
 
-// overdue is what a client is told for whom nothing has come within pool.wait.
-func (w *waiter) overdue() error {
+// join puts a waiter into the line of its backend's pool, or where it waits for a
+// primary.
+func (p *pools) join(w *waiter) ([]*link, error) {
+	if w.seq == 0 {
+		p.mu.arrivals++
+		w.seq = p.mu.arrivals
+	}
+	if w.primary {
+		return p.joinPrimary(w)
+	}
+	bp, err := p.enter(w.backend)
+	if err == nil && bp.outage.on {
+		err = errOutage
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to backend %q: %w", w.backend.Name, err)
+	}
+	bp.queue(w)
+	return bp.dispatch(), nil
+}
+
+// overdue is what a client is told for whom nothing has come in time; nil: it may still
+// wait, and is to be looked at again after tick.
+func (p *pools) overdue(w *waiter, tick *time.Duration) error {
+	left := time.Until(p.deadline(w))
+	if left > 0 {
+		*tick = min(left, p.mu.cfg.Wait, p.mu.hold.Timeout)
+		return nil
+	}
+	if p.holds(w) {
+		return noPrimary(p.cluster.State(), p.mu.hold.Timeout)
+	}
 	bp := w.pool
 	g := bp.group(groupOf(w.client))
 	b := boundConnects
@@ -82,30 +122,42 @@ func (w *waiter) overdue() error {
 	}
 	return &Refusal{Code: codeTooManyConnections, Message: fmt.Sprintf(
 		"pgproxy: no server connection to %q for database %q, user %q within %v: %s",
-		bp.backend.Name, g.key.database, g.key.user, bp.pools.mu.cfg.Wait, bp.describe(g, b))}
+		bp.backend.Name, g.key.database, g.key.user, p.mu.cfg.Wait, bp.describe(g, b))}
 }
 
-// leave takes a waiter out of the line because of an error, unless it has just been
-// served.
-func (p *pools) leave(w *waiter, why func() error) (g grant) {
+// leave takes a waiter out of the line because of an error, if there is one, unless it
+// has just been served.
+func (p *pools) leave(w *waiter, why func() error) (g grant, left bool) {
 	p.locked(func() []*link {
 		select {
 		case g = <-w.grant:
+			left = true
 			return nil
 		default:
-			g = grant{err: why()}
-			w.pool.unqueue(w)
-			return w.pool.dispatch() // its place is for somebody else
 		}
+		err := why()
+		if err == nil {
+			return nil
+		}
+		g, left = grant{err: err}, true
+		if w.pool == nil {
+			p.mu.held.Remove(w.at)
+			return nil
+		}
+		w.pool.unqueue(w)
+		return w.pool.dispatch() // its place is for somebody else
 	})
-	return g
+	return g, left
 }
 
 // queue puts a waiter where its arrival has been.
 func (bp *backendPool) queue(w *waiter) {
 	g := bp.group(groupOf(w.client))
 	g.client = w.client
-	w.pool, w.placed = bp, false
+	w.pool, w.placed, w.queued = bp, false, time.Now()
+	if w.primary {
+		bp.held++
+	}
 	if g.waiting.Len() == 0 {
 		bp.queues = append(bp.queues, g)
 	}
@@ -125,12 +177,19 @@ func insert(line *list.List, w *waiter) *list.Element {
 // unqueue takes a waiter out of its line, and gives back its place.
 func (bp *backendPool) unqueue(w *waiter) {
 	g := bp.group(groupOf(w.client))
+	if w.primary {
+		bp.held--
+	}
 	if w.placed {
 		bp.logins.Remove(w.at)
 		g.pending--
 		bp.leavePlace(g)
 		return
 	}
+	bp.leaveGroup(w, g)
+}
+
+func (bp *backendPool) leaveGroup(w *waiter, g *group) {
 	g.waiting.Remove(w.at)
 	if g.waiting.Len() == 0 {
 		bp.queues = slices.DeleteFunc(bp.queues, func(o *group) bool { return o == g })
@@ -156,18 +215,28 @@ func (bp *backendPool) dispatch() (out []*link) {
 			g.blocked = bp.round
 			continue
 		}
-		bp.unqueue(w)
+		bp.leaveGroup(w, g)
 		bp.enterPlace(g)
 		g.pending++
 		w.placed, w.at = true, insert(&bp.logins, w)
 	}
-	for bp.logins.Len() > 0 && bp.opening < bp.pools.mu.cfg.Connects {
-		w := bp.logins.Remove(bp.logins.Front()).(*waiter)
-		bp.group(groupOf(w.client)).pending--
+	bp.openNext()
+	return out
+}
+
+// openNext lets logins begin.
+func (bp *backendPool) openNext() {
+	for bp.logins.Len() > 0 && bp.opening < max(bp.pools.mu.cfg.Connects, 1) {
+		w := bp.logins.Front().Value.(*waiter)
+		if bp.outage.on && !bp.outage.probe(bp.pools.retry) {
+			return
+		}
+		g := bp.group(groupOf(w.client))
+		bp.unqueue(w)
+		bp.enterPlace(g) // for what it opens
 		bp.opening++
 		bp.hand(w, nil)
 	}
-	return out
 }
 
 // first returns the waiter without a place that came first among those that could not
@@ -189,11 +258,16 @@ func (bp *backendPool) hand(w *waiter, l *link) {
 	if l != nil {
 		l.state = linkLent
 	}
-	g := grant{pool: bp, link: l, gen: bp.gen, gone: bp.gone}
+	w.grant <- bp.granted(l)
+}
+
+// granted is a grant of this generation.
+func (bp *backendPool) granted(l *link) grant {
+	g := grant{pool: bp, backend: bp.backend, link: l, gen: bp.gen, gone: bp.gone}
 	if bp.primary {
 		g.tenure = bp.pools.mu.tenure // not nil: enter has seen to it, and its end clears the queues
 	}
-	w.grant <- g
+	return g
 }
 
 // put gives a clean link to the first waiter that can use it, or keeps it.
@@ -217,16 +291,21 @@ func (bp *backendPool) put(l *link) (out []*link) {
 	return out
 }
 
-// clearQueues ends all waiting on a backend.
+// clearQueues ends all waiting on a backend; who waits for a primary goes on.
 func (bp *backendPool) clearQueues(err error) {
-	fail := func(w *waiter) {
-		bp.unqueue(w)
-		w.grant <- grant{err: err}
-	}
 	for len(bp.queues) > 0 {
-		fail(bp.queues[0].waiting.Front().Value.(*waiter))
+		bp.expel(bp.queues[0].waiting.Front().Value.(*waiter), err)
 	}
 	for bp.logins.Len() > 0 {
-		fail(bp.logins.Front().Value.(*waiter))
+		bp.expel(bp.logins.Front().Value.(*waiter), err)
 	}
+}
+
+func (bp *backendPool) expel(w *waiter, err error) {
+	bp.unqueue(w)
+	if w.primary {
+		bp.pools.keep(w)
+		return
+	}
+	w.grant <- grant{err: err}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
@@ -68,12 +69,15 @@ func (p *pools) store(bp *backendPool, l *link) {
 	now := time.Now()
 	p.mu.Lock()
 	l.loan = nil
-	if l.gen != bp.gen || p.mu.shutdown || l.key == "" {
+	if l.gen != bp.gen || p.mu.shutdown || l.key == "" || l.aged(now, p.mu.cfg.Lifetime) {
 		p.mu.Unlock()
 		p.discard(bp, l)
 		return
 	}
-	l.idleSince, l.group.used = now, now
+	l.idleSince = now
+	if l.uses > 0 {
+		l.group.used = now
+	}
 	out := bp.put(l)
 	p.mu.Unlock()
 	for _, l := range out {
@@ -81,13 +85,24 @@ func (p *pools) store(bp *backendPool, l *link) {
 	}
 }
 
-// expire takes out what has been idle for too long, and groups that nobody uses.
+// expire takes out what has been idle for too long, but pool.min of what is in use, and
+// what is too old, and forgets groups that nobody uses.
 func (p *pools) expire() (out []*link) {
-	limit := time.Now().Add(-p.mu.cfg.Idle)
+	cfg, now := &p.mu.cfg, time.Now()
+	limit := now.Add(-cfg.Idle)
 	for _, bp := range p.mu.byName {
 		for key, g := range bp.groups {
-			for len(g.idle) > 0 && g.idle[0].idleSince.Before(limit) {
+			keep := 0
+			if g.used.After(limit) {
+				keep = cfg.Min
+			}
+			for len(g.idle) > keep && g.idle[0].idleSince.Before(limit) {
 				bp.evict(g.idle[0], &out)
+			}
+			for _, l := range slices.Clone(g.idle) {
+				if l.aged(now, cfg.Lifetime) {
+					bp.evict(l, &out)
+				}
 			}
 			if g.open == 0 && g.waiting.Len() == 0 && g.used.Before(limit) {
 				delete(bp.groups, key)
@@ -95,6 +110,11 @@ func (p *pools) expire() (out []*link) {
 		}
 	}
 	return out
+}
+
+// aged reports that a link has lived for as long as it may.
+func (l *link) aged(now time.Time, lifetime time.Duration) bool {
+	return lifetime > 0 && now.Sub(l.created) > lifetime-time.Duration(l.jitter*float64(lifetime))
 }
 
 // reset brings a link whose server waits for a query back to the state after its

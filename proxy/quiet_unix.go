@@ -22,15 +22,18 @@ func socketCheck(conn net.Conn) func() bool {
 	if err != nil {
 		return no
 	}
-	var b [1]byte
 	quiet := false
-	peek := func(fd uintptr) bool {
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		quiet = err == unix.EAGAIN || err == unix.EWOULDBLOCK
-		return true
+	fds := make([]unix.PollFd, 1)
+	look := func(fd uintptr) {
+		fds[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+		n, err := unix.Poll(fds, 0)
+		for err == unix.EINTR {
+			n, err = unix.Poll(fds, 0)
+		}
+		quiet = n == 0 && err == nil
 	}
 	return func() bool {
 		quiet = false
-		return rc.Read(peek) == nil && quiet
+		return rc.Control(look) == nil && quiet
 	}
 }

@@ -61,6 +61,7 @@ func (s *Server) Reload(cfg Config, monitorPassword string) error {
 		}
 	}
 	s.pools.configure(cfg.Pool, cfg.Limits)
+	s.pools.holdWith(cfg.Hold)
 	s.sessions.setLimits(cfg.Limits)
 	if !sameBalancing {
 		s.sessions.balance(cfg.Balance, classifier, redirects)

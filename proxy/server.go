@@ -125,6 +125,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.pools.login, s.pools.poke = s.login, deps.Poke
 	s.pools.trust.Store(int64(cfg.Auth.Cache))
 	s.pools.configure(cfg.Pool, cfg.Limits)
+	s.pools.holdWith(cfg.Hold)
 	if deps.Lease != nil {
 		s.pools.lease = deps.Lease
 	}

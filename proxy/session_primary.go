@@ -1,11 +1,8 @@
 package proxy
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"net"
-	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/proxy/session"
@@ -20,7 +17,6 @@ func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
 		if err == nil || !isTransient(err) {
 			return session.Primary, loan, err
 		}
-		s.suspect(b.Name, err)
 	}
 	if name := s.env.anyStandby(); name != "" {
 		if b := sh.cluster.State().Backend(name); b != nil {
@@ -35,53 +31,8 @@ func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
 
 // acquirePrimary waits for a connection to the primary, for hold.timeout at most.
 func (s *clientSession) acquirePrimary() (*serverConn, error) {
-	sh := s.shared
-	ctx, done := context.WithTimeout(s.ctx, sh.cfg.Load().Hold.Timeout)
-	defer done()
-	changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
-	loan, err := s.tryPrimary(ctx)
-	if err == nil || !isTransient(err) {
-		return loan, err
-	}
-	sh.metrics.held.Inc()
-	defer sh.metrics.held.Dec()
-	for {
-		retry := time.NewTimer(sh.retry)
-		select {
-		case <-changed:
-		case <-leased:
-		case <-retry.C:
-		case <-ctx.Done():
-		}
-		retry.Stop()
-		switch {
-		case s.ctx.Err() != nil:
-			return nil, s.ctx.Err()
-		case ctx.Err() != nil:
-			sh.log.Debug("no primary for a session", "error", err)
-			return nil, s.noPrimary()
-		}
-		changed, leased = sh.cluster.Changed(), sh.pools.lease.Changed()
-		if loan, err = s.tryPrimary(ctx); err == nil || !isTransient(err) {
-			return loan, err
-		}
-	}
+	return s.shared.pools.acquirePrimary(s.ctx, s.client)
 }
-
-// noPrimary is what a client is told whose statement has waited for hold.timeout.
-func (s *clientSession) noPrimary() *Refusal {
-	why := "no primary"
-	if s.shared.cluster.State().Paused != nil {
-		why = "paused by an operator, no primary"
-	}
-	return &Refusal{Code: codeCannotConnectNow, Message: fmt.Sprintf("pgproxy: %s within %v", why, s.shared.cfg.Load().Hold.Timeout)}
-}
-
-// errNoPrimary tells that the state has no primary.
-var errNoPrimary = fmt.Errorf("there is no primary: %w", errBackendGone)
-
-// errDraining tells that nothing new may begin on the primary.
-var errDraining = fmt.Errorf("the primary is paused or being replaced: %w", errBackendGone)
 
 // draining returns the switchover for which nothing new may begin on the primary; nil:
 // there is none.
@@ -91,32 +42,6 @@ func draining(state *cluster.State) *cluster.Operation {
 	}
 	return nil
 }
-
-func (s *clientSession) tryPrimary(ctx context.Context) (*serverConn, error) {
-	state := s.shared.cluster.State()
-	b := state.Backend(state.Primary)
-	switch {
-	case b == nil:
-		return nil, errNoPrimary
-	case state.Holds():
-		return nil, errDraining
-	}
-	loan, err := s.shared.pools.acquire(ctx, *b, s.client)
-	s.suspect(b.Name, err)
-	return loan, err
-}
-
-// suspect has a backend probed to which no connection could be made.
-func (s *clientSession) suspect(backend string, err error) {
-	if err != nil && isTransient(err) && !errors.Is(err, errBackendGone) {
-		s.shared.poke(backend)
-	}
-}
-
-// retryPrimary is how long a session waits after it could not connect to the
-// primary, unless the cluster or its lease changes
-// before.
-const retryPrimary = 250 * time.Millisecond
 
 // isTransient reports that the primary could not be reached, or answers that it
 // is starting or stopping: waiting may help.

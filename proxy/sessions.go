@@ -47,11 +47,10 @@ type sessions struct {
 	census   *census
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
-	retry        time.Duration // see retryPrimary
-	bulk         sync.Pool     // of *[bulkBuffer]byte
-	wheel        lb.Wheel      // over all servers, for the first choice of a session
-	standbyWheel lb.Wheel      // over the standbys
-	starting     func() int    // connections that have not authenticated yet
+	bulk         sync.Pool  // of *[bulkBuffer]byte
+	wheel        lb.Wheel   // over all servers, for the first choice of a session
+	standbyWheel lb.Wheel   // over the standbys
+	starting     func() int // connections that have not authenticated yet
 
 	mu struct {
 		sync.Mutex
@@ -63,7 +62,7 @@ type sessions struct {
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
 		cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, goesOn: deps.GoesOn, sampler: deps.Sampler,
-		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting, retry: retryPrimary,
+		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
 	sh.census, sh.relimit = newCensus(), make(chan struct{}, 1)

@@ -147,7 +147,7 @@ func newLeased(t *testing.T, standbys int, change func(*Config, *Server)) *lease
 	}
 	l.Server = serveTest(t, cfg, l.stage, deps, func(s *Server) {
 		s.handle = s.serveSession
-		s.sessions.retry = time.Hour // what is held goes on when something happens, not because it asks
+		s.pools.retry = time.Hour // what is held goes on when something happens, not because it asks
 		if change != nil {
 			change(&cfg, s)
 		}
