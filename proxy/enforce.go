@@ -27,12 +27,13 @@ type clock struct {
 	writes      atomic.Uint64 // begun and ended writes to the client: odd while one is under way
 
 	answered  bool // a batch was answered since note was called,
-	committed bool // a transaction was committed
+	committed bool // a transaction was committed,
+	told      bool // the client was answered without a server
 }
 
 // note is called when the state of the session may have changed.
-func (c *clock) note(changed, inTransaction bool) {
-	if changed || c.answered {
+func (c *clock) note(was, is sessionState, inTransaction bool) {
+	if is != was || c.answered || c.told && is != stateActive {
 		c.since.Store(monotonic())
 	}
 	switch began := c.transaction.Load(); {
@@ -41,7 +42,7 @@ func (c *clock) note(changed, inTransaction bool) {
 	case inTransaction && (began == 0 || c.committed): // also for AND CHAIN
 		c.transaction.Store(monotonic())
 	}
-	c.answered, c.committed = false, false
+	c.answered, c.committed, c.told = false, false, false
 }
 
 // watched is what the sweep knows of a session. Only the sweep uses it, but for ending.

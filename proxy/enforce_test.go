@@ -80,24 +80,39 @@ func TestClock(t *testing.T) {
 			}
 		}
 		first := at()
-		c.note(true, false)
+		c.note(stateHeld, stateIdle, false)
 		want(first, 0)
 		tick()
-		c.note(false, false) // more of an answer
+		c.note(stateIdle, stateIdle, false) // something came that is no whole message
 		want(first, 0)
+		own := tick()
+		c.told = true
+		c.note(stateIdle, stateIdle, false)
+		want(own, 0)
+		asked := tick()
+		c.note(stateIdle, stateActive, false)
+		want(asked, 0)
+		tick()
+		c.told = true
+		c.note(stateActive, stateActive, false) // more of an answer
+		want(asked, 0)
 		began := tick()
-		c.note(true, true)
+		c.answered = true
+		c.note(stateActive, stateInTransaction, true)
 		want(began, began)
 		next := tick()
-		c.answered = true
-		c.note(false, true) // the next statement of a pipeline is being answered
+		c.note(stateInTransaction, stateActive, true)
 		want(next, began)
+		last := tick()
+		c.answered = true
+		c.note(stateActive, stateActive, true) // the next statement of a pipeline is being answered
+		want(last, began)
 		chained := tick()
 		c.answered, c.committed = true, true
-		c.note(true, true)
+		c.note(stateActive, stateInTransaction, true)
 		want(chained, chained)
 		ended := tick()
-		c.note(true, false)
+		c.note(stateInTransaction, stateIdle, false)
 		want(ended, 0)
 	})
 }

@@ -103,7 +103,7 @@ func (s *clientSession) noteState() {
 	default:
 		s.state.store(stateIdle)
 	}
-	s.clock.note(was != s.state.Load(), s.mu.core.InTransaction())
+	s.clock.note(was, s.state.Load(), s.mu.core.InTransaction())
 }
 
 // write writes outside of the lock, which is held before and after.
@@ -180,6 +180,7 @@ func (s *clientSession) readClient() {
 		s.awaitCancel()
 		s.keepToLease()
 		done := s.mu.core.Client(buf[:n])
+		s.clock.told = !s.mu.core.ToClient().Empty()
 		paused := s.mu.core.Paused()
 		closed := s.mu.core.Closed()
 		s.flush(&o, buf[:n])
