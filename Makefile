@@ -9,7 +9,7 @@ GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VER
 # The race detector needs cgo; what is released is built without.
 GOTEST  = CGO_ENABLED=1 go test -race -p 2 -timeout 20m
 
-.PHONY: all build demo test lint bench bench-failover bench-clients fuzz clean
+.PHONY: all build demo test lint bench bench-clients5000 bench-failover bench-clients fuzz clean
 
 all: build
 
@@ -53,6 +53,13 @@ $(TOOLS)/.installed: tools/go.mod tools/go.sum
 bench: build
 	@scripts/install-deps.sh bench
 	go run ./bench -pgproxy bin/pgproxy $(BENCH)
+
+# 5,000 clients on 50 server connections, beside PgBouncer: how fair the waiting is, and
+# what an idle client costs. CROWD='-crowd 500 -servers 5' for others.
+CROWD ?= -crowd 5000 -servers 50 -o crowd.json
+bench-clients5000: build
+	@scripts/install-deps.sh bench
+	go run ./bench -pgproxy bin/pgproxy $(CROWD)
 
 # Failovers, ten of each kind, in network namespaces: how long no write is acknowledged.
 # FAILOVER='-n 50 -scenario pause-leader -servers 2 -witness' for others. It needs root.

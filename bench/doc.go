@@ -8,6 +8,10 @@
 // every transaction, processor time from /proc/PID/stat of all of a proxy's
 // processes, memory from their proportional set size.
 //
+// With -crowd it measures instead many clients on few server connections, of pgproxy
+// and PgBouncer in transaction mode: pgbench's time of a transaction is then the wait
+// for a server, whose 99th percentile over the mean says how fair the queue is.
+//
 // The numbers compare systems on one machine that also runs the servers and
 // pgbench; they say nothing about another machine. The servers run with fsync
 // off: it is the proxies that are measured.

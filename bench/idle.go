@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 // idleCase is the name of the memory case.
@@ -25,7 +26,7 @@ func measureIdle(ctx context.Context, r *rig, o options, report *report) error {
 		if err != nil {
 			return err
 		}
-		m, err := idleMemory(ctx, s)
+		m, err := idleMemory(ctx, s, idleSessions)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -40,7 +41,7 @@ func measureIdle(ctx context.Context, r *rig, o options, report *report) error {
 }
 
 // idleMemory opens sessions that have run one query each.
-func idleMemory(ctx context.Context, s *system) (measurement, error) {
+func idleMemory(ctx context.Context, s *system, sessions int) (measurement, error) {
 	pids, err := s.pids()
 	if err != nil {
 		return measurement{}, err
@@ -49,21 +50,16 @@ func idleMemory(ctx context.Context, s *system) (measurement, error) {
 	if err != nil {
 		return measurement{}, err
 	}
-	conns := make([]*pgx.Conn, 0, idleSessions)
+	conns, err := openSessions(ctx, s, sessions)
 	defer func() {
 		for _, c := range conns {
-			_ = c.Close(context.WithoutCancel(ctx)) // the system is stopped next
+			if c != nil {
+				_ = c.Close(context.WithoutCancel(ctx)) // they have said what they had to
+			}
 		}
 	}()
-	for range idleSessions {
-		conn, err := pgx.Connect(ctx, s.dsn())
-		if err != nil {
-			return measurement{}, fmt.Errorf("open session %d: %w", len(conns)+1, err)
-		}
-		conns = append(conns, conn)
-		if _, err := conn.Exec(ctx, "SELECT bbalance FROM pgbench_branches WHERE bid = 1"); err != nil {
-			return measurement{}, fmt.Errorf("query in session %d: %w", len(conns), err)
-		}
+	if err != nil {
+		return measurement{}, err
 	}
 	if pids, err = s.pids(); err != nil {
 		return measurement{}, err
@@ -72,5 +68,25 @@ func idleMemory(ctx context.Context, s *system) (measurement, error) {
 	if err != nil {
 		return measurement{}, err
 	}
-	return measurement{SessionMemory: float64(after-before) / idleSessions, TotalMemory: float64(after)}, nil
+	return measurement{SessionMemory: float64(after-before) / float64(sessions), TotalMemory: float64(after)}, nil
+}
+
+// openSessions opens some at a time; those that were opened are not nil, also with an
+// error.
+func openSessions(ctx context.Context, s *system, sessions int) ([]*pgx.Conn, error) {
+	conns := make([]*pgx.Conn, sessions)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i := range conns {
+		g.Go(func() (err error) {
+			if conns[i], err = pgx.Connect(gctx, s.dsn()); err != nil {
+				return fmt.Errorf("open session %d: %w", i+1, err)
+			}
+			if _, err := conns[i].Exec(gctx, "SELECT bbalance FROM pgbench_branches WHERE bid = 1"); err != nil {
+				return fmt.Errorf("query in session %d: %w", i+1, err)
+			}
+			return nil
+		})
+	}
+	return conns, g.Wait()
 }

@@ -24,6 +24,8 @@ type options struct {
 	systems  []string // empty: all
 	pgproxy  string   // the program to measure
 	output   string   // the JSON file
+
+	crowd, crowdServers int // clients and server connections; 0: everything but that
 }
 
 func main() {
@@ -59,6 +61,8 @@ func parseOptions(args []string) (options, error) {
 	flags.IntVar(&o.scale, "scale", 20, "scale factor of pgbench -i")
 	flags.StringVar(&o.pgproxy, "pgproxy", "bin/pgproxy", "the program to measure")
 	flags.StringVar(&o.output, "o", "bench.json", "file for the results in JSON")
+	flags.IntVar(&o.crowd, "crowd", 0, "measure only this: so many clients on few server connections, beside PgBouncer")
+	flags.IntVar(&o.crowdServers, "servers", 50, "server connections for -crowd")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -107,6 +111,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
 
+	if o.crowd > 0 {
+		return measureCrowd(ctx, r, o)
+	}
 	report := newReport(ctx, r, o)
 	if err := measureIdle(ctx, r, o, report); err != nil {
 		return err

@@ -143,22 +143,31 @@ func number(out []byte, pattern string) (float64, error) {
 // percentiles reads pgbench's logs, one per thread: client, transaction, time in
 // microseconds, ... (pgbench, "Per-Transaction Logging").
 func percentiles(prefix string) (p50, p99 float64, err error) {
+	times, err := transactionTimes(prefix)
+	if err != nil {
+		return 0, 0, err
+	}
+	at := func(q float64) float64 { return times[int(q*float64(len(times)-1))] }
+	return at(0.50), at(0.99), nil
+}
+
+// transactionTimes are those of all logs in milliseconds, sorted; there is at least one.
+func transactionTimes(prefix string) ([]float64, error) {
 	logs, err := filepath.Glob(prefix + ".*")
 	if err != nil {
-		return 0, 0, fmt.Errorf("find pgbench's logs: %w", err)
+		return nil, fmt.Errorf("find pgbench's logs: %w", err)
 	}
 	var times []float64
 	for _, name := range logs {
 		if times, err = appendTimes(times, name); err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 	}
 	if len(times) == 0 {
-		return 0, 0, errors.New("read pgbench's logs: no transaction in them")
+		return nil, errors.New("read pgbench's logs: no transaction in them")
 	}
 	slices.Sort(times)
-	at := func(q float64) float64 { return times[int(q*float64(len(times)-1))] / 1000 }
-	return at(0.50), at(0.99), nil
+	return times, nil
 }
 
 func appendTimes(times []float64, name string) ([]float64, error) {
@@ -177,7 +186,7 @@ func appendTimes(times []float64, name string) ([]float64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read pgbench's log: %w", err)
 		}
-		times = append(times, us)
+		times = append(times, us/1000)
 	}
 	return times, lines.Err()
 }

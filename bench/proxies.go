@@ -25,8 +25,9 @@ func program(name string) (string, error) {
 }
 
 // pgbouncerCommand: PgBouncer in one of its pool modes, with its own defaults but
-// for the bounds; logging of connections is off for all systems.
-func pgbouncerCommand(mode string) func(context.Context, *rig, int, int) ([]string, error) {
+// for the bounds; logging of connections is off for all systems. In transaction mode
+// the size of the pool is what makes the mode worth it.
+func pgbouncerCommand(mode string, size int) func(context.Context, *rig, int, int) ([]string, error) {
 	return func(_ context.Context, r *rig, port, clients int) ([]string, error) {
 		path, err := program("pgbouncer")
 		if err != nil {
@@ -36,9 +37,8 @@ func pgbouncerCommand(mode string) func(context.Context, *rig, int, int) ([]stri
 		if err != nil {
 			return nil, err
 		}
-		pool := "" // in transaction mode the default of 20 is what makes the mode worth it
 		if mode == "session" {
-			pool = fmt.Sprintf("default_pool_size = %d", clients)
+			size = clients
 		}
 		config, err := r.writeFile("pgbouncer-"+mode+".ini", fmt.Sprintf(`[databases]
 * = host=127.0.0.1 port=%d
@@ -50,10 +50,11 @@ auth_type = scram-sha-256
 auth_file = %s
 pool_mode = %s
 max_client_conn = %d
-%s
+default_pool_size = %d
+query_wait_timeout = 60
 log_connections = 0
 log_disconnections = 0
-`, r.cluster.Primary().Port, port, users, mode, clients, pool))
+`, r.cluster.Primary().Port, port, users, mode, clients, size))
 		if err != nil {
 			return nil, err
 		}
@@ -138,8 +139,8 @@ listen postgresql
 }
 
 // pgproxyCommand: pgproxy with its defaults; balance "off" sends all to the
-// primary, as PgBouncer and HAProxy do.
-func pgproxyCommand(balance string) func(context.Context, *rig, int, int) ([]string, error) {
+// primary, as PgBouncer and HAProxy do. The sections are further ones of its file.
+func pgproxyCommand(name, balance, sections string) func(context.Context, *rig, int, int) ([]string, error) {
 	return func(ctx context.Context, r *rig, port, clients int) ([]string, error) {
 		if err := r.installPgproxy(ctx); err != nil {
 			return nil, err
@@ -156,12 +157,12 @@ monitor: {user: %s, password_file: %s, database: postgres}
 balance: {mode: %q}
 metrics: {listen: ""}
 pcp: {listen: "", unix_socket: ""}
-backends:
-`, filepath.Join(r.dir, "pgproxy-"+balance), address(port), clients, pgtest.MonitorUser, password, balance)
+%sbackends:
+`, filepath.Join(r.dir, name), address(port), clients, pgtest.MonitorUser, password, balance, sections)
 		for _, s := range r.cluster.Servers {
 			fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: 1}\n", s.Name, s.Address())
 		}
-		config, err := r.writeFile("pgproxy-"+balance+".yaml", conf.String())
+		config, err := r.writeFile(name+".yaml", conf.String())
 		if err != nil {
 			return nil, err
 		}

@@ -156,8 +156,10 @@ func cell(format string, v float64) string {
 }
 
 // write makes the JSON file.
-func (p *report) write(name string) error {
-	content, err := json.MarshalIndent(p, "", "  ")
+func (p *report) write(name string) error { return writeJSON(name, p) }
+
+func writeJSON(name string, results any) error {
+	content, err := json.MarshalIndent(results, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}

@@ -38,12 +38,13 @@ type definition struct {
 // definitions are the systems in the order of the table.
 var definitions = []definition{
 	{name: direct},
-	{name: pgbouncer, command: pgbouncerCommand("session")},
-	{name: "pgbouncer-transaction", command: pgbouncerCommand("transaction")},
+	{name: pgbouncer, command: pgbouncerCommand("session", 0)},
+	{name: "pgbouncer-transaction", command: pgbouncerCommand("transaction", 20)}, // its default
 	{name: "pgpool", command: pgpoolCommand},
 	{name: "haproxy", command: haproxyCommand},
-	{name: "pgproxy", command: pgproxyCommand("statement")},
-	{name: "pgproxy-primary", command: pgproxyCommand("off")},
+	{name: "pgproxy", command: pgproxyCommand("pgproxy-session", "statement", "")},
+	{name: "pgproxy-primary", command: pgproxyCommand("pgproxy-primary", "off", "")},
+	{name: "pgproxy-transaction", command: pgproxyCommand("pgproxy-transaction", "off", "pool: {mode: transaction, size: 20}\n")}, // as PgBouncer
 }
 
 func systemNames() []string {
