@@ -130,10 +130,14 @@ func TestEnforce(t *testing.T) {
 	}{
 		{stateIdle, false, time.Minute, "57P05 pgproxy: terminating connection: idle for longer than 1m0s"},
 		{stateInTransaction, true, 2 * time.Second, "25P03 pgproxy: terminating connection: idle in a transaction for longer than 2s"},
-		{stateActive, false, time.Second + cancelGrace,
-			"57014 pgproxy: terminating connection: a statement ran for longer than 1s, and the server does not cancel it: its outcome is unknown"},
-		{stateActive, true, time.Second + cancelGrace,
-			"57014 pgproxy: terminating connection: a statement ran for longer than 1s, and the server does not cancel it: its outcome is unknown"},
+		{
+			stateActive, false, time.Second + cancelGrace,
+			"57014 pgproxy: terminating connection: a statement ran for longer than 1s, and the server does not cancel it: its outcome is unknown",
+		},
+		{
+			stateActive, true, time.Second + cancelGrace,
+			"57014 pgproxy: terminating connection: a statement ran for longer than 1s, and the server does not cancel it: its outcome is unknown",
+		},
 	} {
 		t.Run(fmt.Sprint(c.state, c.transaction), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
