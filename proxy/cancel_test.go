@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
 
@@ -63,6 +64,76 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 	cancel(42, append(key1, 0))
 	if n := first.dials.Load() + second.dials.Load(); n != 2 {
 		t.Errorf("%d requests were forwarded, want 2", n)
+	}
+}
+
+// TestCancelByEveryWay sends CancelRequests over every kind of connection; a listener
+// that demands TLS takes them without it, as PostgreSQL does: libpq may send them so.
+func TestCancelByEveryWay(t *testing.T) {
+	a := newAuthority(t)
+	backend, got := cancelServer(t)
+	cfg := testConfig(t)
+	withTLS(&cfg, a, TLSRequire)
+	cfg.Listen.UnixSocketDir = t.TempDir()
+	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
+	s.dialer.rules.Store(&dialRules{tls: &backTLS{mode: SSLDisable}})
+	tcp := func() net.Conn { return dialTest(t, s.Addr()) }
+	for name, dial := range map[string]func() net.Conn{
+		"TCP":        tcp,
+		"Unix":       func() net.Conn { return dialTest(t, unixAddr(cfg, s)) },
+		"direct TLS": func() net.Conn { return tlsOver(t, tcp(), a, alpn) },
+		"TLS": func() net.Conn {
+			conn := tcp()
+			send(t, conn, sslRequest)
+			wantByte(t, conn, 'S')
+			return tlsOver(t, conn, a)
+		},
+		"TLS after GSS was refused": func() net.Conn {
+			conn := tcp()
+			send(t, conn, gssRequest)
+			wantByte(t, conn, 'N')
+			send(t, conn, sslRequest)
+			wantByte(t, conn, 'S')
+			return tlsOver(t, conn, a)
+		},
+	} {
+		for _, long := range []bool{false, true} {
+			key, end := s.cancels.register(42, long, loanTarget{loanOn(backend.address, 7)})
+			conn := dial()
+			send(t, conn, pgwire.AppendCancelRequest(nil, 42, key))
+			wantClosed(t, conn)
+			select {
+			case request := <-got:
+				if pid, secret, _ := pgwire.ReadCancelRequest(request); pid != 7 || string(secret) != "real" {
+					t.Errorf("%s: the server got %d %q", name, pid, secret)
+				}
+			default:
+				t.Errorf("%s, key of %d bytes: closed before the server has the request", name, len(key))
+			}
+			end()
+		}
+	}
+}
+
+// TestCancelAfterAFailover: a session that goes on on another primary is cancelled by
+// the key that it was given at its start.
+func TestCancelAfterAFailover(t *testing.T) {
+	l := newLeased(t, 1, nil)
+	conn := l.client()
+	l.begin(7, cluster.Failover, cluster.PhaseBarrier)
+	l.awaitNudge("barred", func() bool { return l.Barred() == 7 })
+	if err := l.pg.Promote(t.Context(), "h2"); err != nil {
+		t.Fatal(err)
+	}
+	l.adopt("h2", 2)
+	done := l.run(conn, "INSERT INTO t SELECT 1 FROM pg_sleep(3600)")
+	l.await("h2", ofClients("wait_event = 'PgSleep'"), "1")
+	l.cancelRequest(conn)
+	if err := l.end(done); !isCanceled(err) {
+		t.Errorf("%v, want 57014", err)
+	}
+	if got := value(t, conn, "1"); got != "1" {
+		t.Errorf("the session does not go on: %s", got)
 	}
 }
 
