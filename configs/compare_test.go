@@ -1,7 +1,9 @@
 package configs
 
 import (
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -97,5 +99,41 @@ func TestCompareSections(t *testing.T) {
 	}
 	if in := InForce(old, next); in.Watchdog != old.Watchdog || len(in.VIP) != len(old.VIP) {
 		t.Errorf("in force: %+v, %+v", in.Watchdog, in.VIP)
+	}
+}
+
+// TestDocumentedRestarts: the table of docs/configuration.md is that of the program: a
+// section where all of it needs a restart, else each key.
+func TestDocumentedRestarts(t *testing.T) {
+	page, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "\n| key | why |\n|---|---|\n")
+	documented := make(map[string]bool)
+	for line := range strings.Lines(table) {
+		if !strings.HasPrefix(line, "| ") {
+			break
+		}
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(strings.Split(line, "|")[1], -1) {
+			documented[m[1]] = true
+		}
+	}
+	mixed := make(map[string]bool) // sections of which something counts at once
+	section := func(path string) string { return path[:strings.IndexAny(path+".", ".[")] }
+	for path, needs := range rows {
+		mixed[section(path)] = mixed[section(path)] || !needs
+	}
+	want := make(map[string]bool)
+	for path, needs := range rows {
+		switch {
+		case needs && mixed[section(path)]:
+			want[path] = true
+		case needs:
+			want[section(path)] = true
+		}
+	}
+	if !reflect.DeepEqual(documented, want) {
+		t.Errorf("documented %v, want %v", documented, want)
 	}
 }

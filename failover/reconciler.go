@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,8 +57,7 @@ const firstLook = 2 * time.Second
 
 // Reconciler proposes what Decide wants, while this member leads.
 type Reconciler struct {
-	cfg      Config
-	settings Settings
+	rules    atomic.Pointer[rules]
 	watchdog Watchdog
 	log      *slog.Logger
 	metrics  *metrics
@@ -74,14 +74,26 @@ type Reconciler struct {
 	}
 }
 
+// rules is the configuration in force. It is immutable.
+type rules struct {
+	cfg      Config
+	settings Settings
+}
+
+// Configure puts another configuration in force, from the next look on.
+func (r *Reconciler) Configure(cfg Config, settings Settings) {
+	r.rules.Store(&rules{cfg: cfg, settings: settings})
+}
+
 // New returns a Reconciler.
 func New(cfg Config, settings Settings, watchdog Watchdog, log *slog.Logger, reg prometheus.Registerer) (*Reconciler, error) {
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reconciler{cfg: cfg, settings: settings, watchdog: watchdog, log: log, metrics: m, last: &cluster.State{}}
+	r := &Reconciler{watchdog: watchdog, log: log, metrics: m, last: &cluster.State{}}
 	r.mu.asking = make(map[string]bool)
+	r.Configure(cfg, settings)
 	return r, nil
 }
 
@@ -148,13 +160,15 @@ func (r *Reconciler) reconcile(ctx context.Context, since time.Time) {
 }
 
 func (r *Reconciler) input(since time.Time) Input {
+	now := r.rules.Load()
+	cfg, settings := now.cfg, now.settings
 	in := Input{
-		Now: time.Now(), Since: since, Known: r.known, Self: r.settings.Self,
+		Now: time.Now(), Since: since, Known: r.known, Self: settings.Self,
 		State: r.last, Reports: r.watchdog.Reports(), Voters: r.watchdog.Voters(),
-		Backends: r.settings.Backends,
-		Mode:     r.cfg.Mode, Retries: r.settings.Retries, Interval: r.settings.Interval, Timeout: r.settings.Timeout, Lease: r.settings.Lease,
-		StartWait: r.cfg.StartWait, RestartWait: r.cfg.RestartWait, PromoteWait: r.cfg.PromoteWait,
-		StopWait: r.cfg.StopWait, DiskWait: r.cfg.DiskWait, Drain: r.settings.Drain, SlotKeep: uint64(r.cfg.SlotKeep),
+		Backends: settings.Backends,
+		Mode:     cfg.Mode, Retries: settings.Retries, Interval: settings.Interval, Timeout: settings.Timeout, Lease: settings.Lease,
+		StartWait: cfg.StartWait, RestartWait: cfg.RestartWait, PromoteWait: cfg.PromoteWait,
+		StopWait: cfg.StopWait, DiskWait: cfg.DiskWait, Drain: settings.Drain, SlotKeep: uint64(cfg.SlotKeep),
 	}
 	if o := in.State.Operation; o.Barred() {
 		in.Barred, _ = r.watchdog.Barred(o)

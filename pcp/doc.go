@@ -5,7 +5,7 @@
 // log, checked by cluster.Apply on this member's State before it is proposed, so
 // that an order that cannot be is refused with the reason and changes nothing.
 // Any member takes any order; the log forwards it to the leader. Pools, sessions,
-// kill, stop and what was observed are those of the member that is asked.
+// kill, reload, stop and what was observed are those of the member that is asked.
 //
 // # Who may
 //
@@ -30,6 +30,7 @@
 //	GET  /v1/pools     []Pool
 //	GET  /v1/sessions  []Session
 //	GET  /v1/events    []cluster.Event  ?follow=1: a stream, an item for each new one
+//	GET  /v1/config    Running
 //	POST /v1/attach    {"node"}
 //	POST /v1/detach    {"node"}
 //	POST /v1/recover   {"node", "in_place"}     a stream of Progress
@@ -41,6 +42,7 @@
 //	POST /v1/watchdog/remove  {"name"}
 //	POST /v1/vip/move  {"address", "member"}
 //	POST /v1/kill      {"session"}
+//	POST /v1/reload    {}
 //	POST /v1/stop      {}
 //
 // An order is answered with {"done": "what happened"}. A stream is a sequence of

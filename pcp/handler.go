@@ -79,6 +79,7 @@ func (s *Server) verbs() map[string]verb {
 		"GET pools":    s.pools,
 		"GET sessions": s.sessions,
 		"GET events":   s.events,
+		"GET config":   s.config,
 
 		"POST attach":          s.settled(s.attach),
 		"POST detach":          s.settled(s.detach),
@@ -91,6 +92,7 @@ func (s *Server) verbs() map[string]verb {
 		"POST watchdog/remove": s.removeMember,
 		"POST vip/move":        s.settled(s.moveAddress),
 		"POST kill":            s.kill,
+		"POST reload":          s.reload,
 		"POST stop":            s.stop,
 	}
 }

@@ -81,8 +81,10 @@ type Deps struct {
 	Kill         func(session uint64) error
 	// Paused tells whether a pause is in force here, and in how many sessions something
 	// still runs on the primary.
-	Paused func() (inForce bool, running int)
-	Stop   func() // begins the orderly stop of the process
+	Paused  func() (inForce bool, running int)
+	Reload  func(ctx context.Context) (Reloaded, error)
+	Running func() Running
+	Stop    func() // begins the orderly stop of the process
 
 	// TLS is of a member's identity, ServerTLS(Protocol); nil: there is no secret.
 	TLS *tls.Config

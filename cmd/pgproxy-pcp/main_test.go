@@ -199,13 +199,14 @@ func TestOrders(t *testing.T) {
 		"POST /v1/vip/move":        wants(`{"address":"10.77.0.100","member":"h2"}`, "moved"),
 		"POST /v1/pause":           wants(`{"wait_seconds":90}`, "paused"),
 		"POST /v1/resume":          wants(`{}`, "resumed"),
+		"POST /v1/reload":          wants(`{}`, "reloaded"),
 		"POST /v1/kill":            wants(`{"session":7}`, "killed"),
 		"POST /v1/stop":            wants(`{}`, "stopped"),
 	}.serve(t)
 	for want, args := range map[string]string{
 		"attached": "attach h2", "detached": "detach h2", "promoted": "promote h2", "recovered": "recover h2 --in-place",
 		"off": "failover off", "added": "watchdog add h4 h4:9000 --witness", "removed": "watchdog remove h4",
-		"moved": "vip move 10.77.0.100 h2", "killed": "kill 7", "paused": "pause --wait 90s", "resumed": "resume", "stopped": "stop",
+		"moved": "vip move 10.77.0.100 h2", "killed": "kill 7", "paused": "pause --wait 90s", "resumed": "resume", "reloaded": "reload", "stopped": "stop",
 	} {
 		line := append([]string{"--socket", socket}, strings.Fields(args)...)
 		if status, stdout, stderr := operate(t.Context(), line...); status != exitOK || stdout != want+"\n" || stderr != "" {

@@ -89,6 +89,17 @@ and promote still works. The setting holds for all members, until it is changed 
 			}),
 		},
 		{
+			Use:   "reload",
+			Short: "Have the asked member read its configuration file again",
+			Long: `Have the pgproxy that is asked read its configuration file, its HBA file and password files
+again, as SIGHUP does. A file with a fault changes nothing. The answer names the keys that
+have changed and those that count only after a restart.`,
+			Args: arguments(),
+			RunE: c.order(func(ctx context.Context, client *pcp.Client, _ []string) (string, error) {
+				return client.Reload(ctx)
+			}),
+		},
+		{
 			Use:   "stop",
 			Short: "Stop the asked member in good order",
 			Long: `Stop the pgproxy that is asked: it takes no clients any more, gives up its addresses and

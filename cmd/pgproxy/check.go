@@ -7,16 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgproxy/pgproxy/configs"
+	"github.com/pgproxy/pgproxy/pcp"
 	"github.com/pgproxy/pgproxy/proxy/auth"
 )
 
 // checkCommand tells everything that is wrong with a configuration file and with the
-// files that it names. It connects to nothing.
+// files that it names. It connects to nothing but the pgproxy that may run here.
 type checkCommand struct {
 	ConfigFile string
 	Stdout     io.Writer
@@ -28,6 +36,9 @@ func newCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration file and the files that it names",
+		Long: `Check a configuration file and the files that it names, and print every fault with its
+line. Where a pgproxy runs on this host that has the same pcp section, print also which keys
+differ from what it has in force, and which of them need a restart.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Stdout, c.Stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return c.Run(cmd.Context())
@@ -38,7 +49,9 @@ func newCheckCommand() *cobra.Command {
 }
 
 // Run prints the warnings to Stderr and "FILE: ok" to Stdout, or returns the faults.
-func (c *checkCommand) Run(context.Context) error {
+// Where a pgproxy runs on this host it prints how the file differs from what that one
+// has in force, too.
+func (c *checkCommand) Run(ctx context.Context) error {
 	f, err := readConfig(c.ConfigFile)
 	if err != nil {
 		return err
@@ -49,15 +62,81 @@ func (c *checkCommand) Run(context.Context) error {
 	if len(f.Faults) > 0 {
 		return f.Faults
 	}
-	if _, err := fmt.Fprintf(c.Stdout, "%s: ok\n", c.ConfigFile); err != nil {
+	text := c.ConfigFile + ": ok\n"
+	running, err := askRunning(ctx, f.Config)
+	switch {
+	case err != nil:
+		fmt.Fprintf(c.Stderr, "warning: the pgproxy that runs was not asked how it differs: %v\n", err)
+	case running != nil:
+		text += comparison(running, f.Config)
+	}
+	if _, err := io.WriteString(c.Stdout, text); err != nil {
 		return fmt.Errorf("print result: %w", err)
 	}
 	return nil
 }
 
+// askTimeout bounds the question to a pgproxy that runs.
+const askTimeout = 5 * time.Second
+
+// askRunning asks the pgproxy that has the operator's interface which the file names;
+// nil: none runs.
+func askRunning(ctx context.Context, cfg *configs.Config) (*pcp.Running, error) {
+	target := pcp.Target{Socket: cfg.PCP.UnixSocket}
+	if target.Socket == "" {
+		host, port, err := net.SplitHostPort(cfg.PCP.Listen)
+		n, _ := strconv.Atoi(port) // 0, which nobody listens on, where there is none
+		if target.TokenFile = cfg.PCP.TokenFile; cfg.Watchdog != nil {
+			target.TokenFile, target.SecretFile = "", cfg.Watchdog.SecretFile
+		}
+		if err != nil || n == 0 || target.SecretFile == "" && target.TokenFile == "" {
+			return nil, nil
+		}
+		if target.Host, target.Port = host, n; host == "*" {
+			target.Host = "localhost"
+		}
+	}
+	client, err := pcp.NewClient(target)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	running, err := client.Running(ctx)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil
+	}
+	return &running, err
+}
+
+// comparison says how a file differs from what a pgproxy has in force.
+func comparison(running *pcp.Running, cfg *configs.Config) string {
+	changed, restart := configs.Differ(running.Keys, configs.KeysOf(cfg))
+	if len(changed) == 0 {
+		return fmt.Sprintf("%s runs with it\n", running.Member)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s runs with another configuration; what differs counts after\n", running.Member)
+	for _, path := range changed {
+		needs := "a reload"
+		if slices.Contains(restart, path) {
+			needs = "a restart"
+		}
+		fmt.Fprintf(&b, "  %-10s %s\n", needs, path)
+	}
+	return b.String()
+}
+
+// loaded is a configuration file with its content.
+type loaded struct {
+	*configs.File
+	data []byte
+}
+
 // readConfig reads and checks a configuration file and the files that it names. The
 // error is about the file as such; what is wrong in it stands in the result.
-func readConfig(path string) (*configs.File, error) {
+func readConfig(path string) (*loaded, error) {
 	if path == "" {
 		return nil, usageError{errors.New("which file? use -c FILE")}
 	}
@@ -65,9 +144,9 @@ func readConfig(path string) (*configs.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	f := configs.Parse(path, data)
+	f := &loaded{File: configs.Parse(path, data), data: data}
 	if f.Config != nil {
-		checkFiles(f)
+		checkFiles(f.File)
 	}
 	return f, nil
 }

@@ -7,13 +7,16 @@ import (
 	"github.com/pgproxy/pgproxy/configs"
 )
 
-// newLogger returns the program's logger. The configuration has been validated.
-func newLogger(cfg configs.LogConfig, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slogLevel(cfg.Level)}
+// newLogger returns the program's logger and its level. The configuration has been
+// validated.
+func newLogger(cfg configs.LogConfig, w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(slogLevel(cfg.Level))
+	options := &slog.HandlerOptions{Level: level}
 	if cfg.Format == configs.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, options))
+		return slog.New(slog.NewJSONHandler(w, options)), level
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.New(slog.NewTextHandler(w, options)), level
 }
 
 func slogLevel(level configs.LogLevel) slog.Level {

@@ -170,7 +170,7 @@ func TestRunConcurrently(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	var out bytes.Buffer
-	log := newLogger(configs.LogConfig{Level: configs.LogWarn, Format: configs.LogJSON}, &out)
+	log, _ := newLogger(configs.LogConfig{Level: configs.LogWarn, Format: configs.LogJSON}, &out)
 	log.Info("not this")
 	log.Warn("this", "backend", "h1")
 	var line map[string]any
@@ -184,7 +184,7 @@ func TestLogger(t *testing.T) {
 	levels := []configs.LogLevel{configs.LogDebug, configs.LogInfo, configs.LogWarn, configs.LogError}
 	for i, level := range levels {
 		out.Reset()
-		log := newLogger(configs.LogConfig{Level: level, Format: configs.LogText}, &out)
+		log, _ := newLogger(configs.LogConfig{Level: level, Format: configs.LogText}, &out)
 		log.Debug("x")
 		log.Info("x")
 		log.Warn("x")

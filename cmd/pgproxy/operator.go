@@ -37,8 +37,8 @@ func (m *member) operatorDeps(members *tls.Config, token string, registry promet
 		Watchdog: m.watchdogStatus, AddMember: m.watchdog.Add, RemoveMember: m.watchdog.Remove,
 		Observations: m.monitor.Observations, Checks: m.checks,
 		Pools: m.pools, Sessions: m.sessions, Kill: m.kill, Paused: m.paused,
-		Stop: func() { m.stop() },
-		TLS:  members, Token: token, Logger: m.log, Registerer: registry,
+		Stop: func() { m.stop() }, Reload: m.reload, Running: m.runs,
+		TLS: members, Token: token, Logger: m.log, Registerer: registry,
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // report is what this member tells the leader.
 func (m *member) report() cluster.Report {
 	r := cluster.Report{
-		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(), Config: m.file,
+		Up: time.Since(m.began), Leaving: m.leaving.Load(), Differs: m.differs(), Config: m.running.Load().file,
 	}
 	r.Sights = m.sights()
 	if m.agent != nil {
@@ -55,7 +55,8 @@ func (m *member) differs() string {
 		return ""
 	}
 	var all []string
-	for _, spec := range m.specs {
+	specs := m.running.Load().specs
+	for _, spec := range specs {
 		b := s.Backend(spec.Name)
 		switch {
 		case b == nil:
@@ -68,7 +69,7 @@ func (m *member) differs() string {
 	}
 	for i := range s.Backends {
 		name := s.Backends[i].Name
-		if !slices.ContainsFunc(m.specs, func(c cluster.Spec) bool { return c.Name == name }) {
+		if !slices.ContainsFunc(specs, func(c cluster.Spec) bool { return c.Name == name }) {
 			all = append(all, fmt.Sprintf("backend %s is not in the file", name))
 		}
 	}

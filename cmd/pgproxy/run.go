@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -11,7 +13,8 @@ import (
 // runCommand runs one member until its context ends.
 type runCommand struct {
 	ConfigFile string
-	Stderr     io.Writer // of the log
+	Stderr     io.Writer        // of the log
+	Hangup     <-chan os.Signal // has the file read again
 
 	ready chan struct{}
 }
@@ -28,6 +31,10 @@ func newRunCobraCommand() *cobra.Command {
 		Short: "Run the proxy",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Stderr = cmd.ErrOrStderr()
+			hangup := make(chan os.Signal, 1) // one that waits stands for all
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
+			c.Hangup = hangup
 			return c.Run(cmd.Context())
 		},
 	}
@@ -48,13 +55,14 @@ func (c *runCommand) Run(ctx context.Context) error {
 	if len(f.Faults) > 0 {
 		return f.Faults
 	}
-	log := newLogger(f.Config.Log, c.Stderr)
+	log, level := newLogger(f.Config.Log, c.Stderr)
 	for _, w := range f.Warnings {
 		log.Warn(w.Error())
 	}
-	m, err := newMember(f.Config, log)
+	m, err := newMember(f.Config, log, level)
 	if err != nil {
 		return err
 	}
+	m.reloader = newReloader(m, f, c.Hangup)
 	return m.run(ctx, c.ready)
 }

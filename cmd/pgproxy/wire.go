@@ -29,22 +29,22 @@ import (
 
 // member is one running pgproxy: every part, and the wires between them.
 type member struct {
-	cfg   *configs.Config
-	log   *slog.Logger
-	began time.Time
-	specs []cluster.Spec // of the file
-	file  string         // stands for specs in reports
+	cfg     *configs.Config // that it was started with
+	running atomic.Pointer[inForce]
+	log     *slog.Logger
+	level   *slog.LevelVar // of log
+	began   time.Time
 
 	watchdog   *watchdog.Watchdog
 	monitor    *health.Monitor
 	reconciler *failover.Reconciler
-	server     *proxy.Server // nil: a witness
+	data       *proxy.Server // a witness has one, too, which lends the monitor its login
+	server     *proxy.Server // data; nil: a witness, which serves nobody
 	agent      *agent.Agent  // nil: no server on this host
 	addresses  *vip.Holder   // nil: none to hold
 	operator   *pcp.Server   // nil: no interface
 	status     *statusServer // nil: none
-
-	dial func(address string) (*pgconn.Config, error) // as the monitor
+	reloader   *reloader     // nil: no file to read again
 
 	// primary is what the State named when it was last looked at, and since when.
 	primary struct {
@@ -53,21 +53,20 @@ type member struct {
 		timeline uint32
 		since    time.Time
 	}
-	leaving atomic.Bool
-	changes event // of the State and the lease
-	stop    context.CancelFunc
+	leaving       atomic.Bool
+	changes       event // of the State and the lease
+	configured    event // of running
+	reloadSuccess prometheus.Gauge
+	stop          context.CancelFunc
 }
 
 // newMember constructs all parts. None of them has opened a connection or a port.
-func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
-	m := &member{cfg: cfg, log: log, began: time.Now(), stop: func() {}}
-	for _, b := range cfg.Backends {
-		m.specs = append(m.specs, cluster.Spec{Name: b.Name, Address: b.Address, Weight: b.Weight, Agent: b.Agent, MaxConnections: b.MaxConnections})
-	}
-	m.file = fmt.Sprintf("%+v", m.specs)
+func newMember(cfg *configs.Config, log *slog.Logger, level *slog.LevelVar) (*member, error) {
+	m := &member{cfg: cfg, log: log, level: level, began: time.Now(), stop: func() {}, reloadSuccess: newReloadSuccess()}
+	m.running.Store(newInForce(cfg))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	registry.MustRegister(reloadSuccess())
+	registry.MustRegister(m.reloadSuccess)
 
 	secret, err := readSecret("watchdog.secret_file", m.secretFile())
 	if err != nil {
@@ -83,14 +82,11 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 	if m.reconciler, err = m.newReconciler(registry); err != nil {
 		return nil, err
 	}
-	// A witness serves nobody; its Server only lends the monitor its login.
-	server, err := m.newServer(secret, registry)
-	if err != nil {
+	if m.data, err = m.newServer(secret, registry); err != nil {
 		return nil, err
 	}
-	m.dial = server.MonitorConfig
 	if !cfg.Witness() {
-		m.server = server
+		m.server = m.data
 	}
 	if err := m.newAgent(registry); err != nil {
 		return nil, err
@@ -107,8 +103,7 @@ func newMember(cfg *configs.Config, log *slog.Logger) (*member, error) {
 	return m, nil
 }
 
-// reloadSuccess is what is so while the configuration is read once.
-func reloadSuccess() prometheus.Collector {
+func newReloadSuccess() prometheus.Gauge {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pgproxy_config_reload_success", Help: "1 when the configuration was last read without a fault.",
 	})
@@ -156,14 +151,7 @@ func (m *member) newWatchdog(secret string, registry prometheus.Registerer) (*id
 }
 
 func (m *member) newReconciler(registry prometheus.Registerer) (*failover.Reconciler, error) {
-	settings := failover.Settings{
-		Self: m.cfg.Name, Backends: m.specs, Retries: m.cfg.Health.Retries,
-		Interval: m.cfg.Health.Interval, Timeout: m.cfg.Health.Timeout, Drain: m.cfg.Hold.Drain,
-	}
-	if m.cfg.Watchdog != nil {
-		settings.Lease = m.cfg.Watchdog.Lease
-	}
-	return failover.New(m.cfg.Failover, settings, leader{m.watchdog}, m.log, registry)
+	return failover.New(m.cfg.Failover, m.running.Load().failover(), leader{m.watchdog}, m.log, registry)
 }
 
 // newAgent makes the agent where this host has a server.
@@ -175,16 +163,16 @@ func (m *member) newAgent(registry prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(m.specs, func(s cluster.Spec) bool { return s.Agent == m.cfg.Name })
-	backend := m.specs[i].Name // validation has seen that there is one
+	i := slices.IndexFunc(m.cfg.Backends, func(b proxy.BackendConfig) bool { return b.Agent == m.cfg.Name })
+	backend := m.cfg.Backends[i].Name // validation has seen that there is one
 	m.agent, err = agent.New(*m.cfg.Agent, agent.Deps{
 		Backend: backend, DataDir: m.cfg.DataDir, Password: password,
 		State: m.caughtUp, Changed: m.watchdog.Changed, Held: m.watchdog.Held,
 		Confirm: func(ctx context.Context, _ string) error { return m.confirm(ctx, backend) },
 		Nudge:   m.watchdog.Nudge, Observations: m.monitor.Observations,
-		Managed:    m.cfg.Failover.Mode == failover.ModeManaged,
-		FenceAfter: m.cfg.Failover.FenceAfter, RestartWait: m.cfg.Failover.RestartWait, SlotKeep: uint64(m.cfg.Failover.SlotKeep),
-		Logger: m.log, Registerer: registry,
+		Managed: m.cfg.Failover.Mode == failover.ModeManaged,
+		Bounds:  func() agent.Bounds { return m.running.Load().agent() },
+		Logger:  m.log, Registerer: registry,
 	})
 	return err
 }
@@ -213,18 +201,18 @@ func (m *member) newAddresses(registry prometheus.Registerer) error {
 }
 
 func (m *member) newMonitor(cfg *configs.Config, registry prometheus.Registerer) (*health.Monitor, error) {
-	targets := make([]health.Target, len(cfg.Backends))
-	addresses := make(map[string]string, len(cfg.Backends))
-	for i, b := range cfg.Backends {
-		targets[i] = health.Target{Name: b.Name, Address: b.Address}
-		addresses[b.Name] = b.Address
+	connect := func(backend string) (*pgconn.Config, error) {
+		address, err := m.addressOf(backend)
+		if err != nil {
+			return nil, err
+		}
+		return m.data.MonitorConfig(address)
 	}
-	connect := func(backend string) (*pgconn.Config, error) { return m.dial(addresses[backend]) }
 	primary := func() (string, uint32) {
 		s := m.watchdog.State()
 		return s.Primary, s.Timeline
 	}
-	return health.New(cfg.Health, targets, connect, primary, m.log, registry)
+	return health.New(cfg.Health, m.targets(m.running.Load()), connect, primary, m.log, registry)
 }
 
 func (m *member) newServer(secret string, registry prometheus.Registerer) (*proxy.Server, error) {
@@ -233,10 +221,7 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 	if err != nil {
 		return nil, err
 	}
-	return proxy.New(proxy.Config{
-		Listen: cfg.Listen, Auth: cfg.Auth, Backends: cfg.Backends, BackendTLS: cfg.BackendTLS, Monitor: cfg.Monitor,
-		Pool: cfg.Pool, Balance: cfg.Balance, Hold: cfg.Hold, Limits: cfg.Limits,
-	}, proxy.Deps{
+	return proxy.New(m.running.Load().proxy(), proxy.Deps{
 		Cluster:         m.watchdog,
 		Lease:           lease{m.watchdog},
 		Nudge:           m.watchdog.Nudge,
@@ -263,7 +248,7 @@ func (m *member) cancel(ctx context.Context, pid uint32, secret []byte) bool {
 // goesOn tells whether a server that has ended a connection goes on: it takes clients,
 // and is not another run of it.
 func (m *member) goesOn(ctx context.Context, backend string, began uint64) bool {
-	ctx, done := context.WithTimeout(ctx, 2*m.cfg.Health.Timeout)
+	ctx, done := context.WithTimeout(ctx, 2*m.running.Load().Health.Timeout)
 	defer done()
 	before := m.monitor.Observations()[backend].PostmasterAt
 	if began != 0 {
@@ -323,9 +308,13 @@ func (m *member) run(ctx context.Context, ready chan<- struct{}) error {
 	})
 	start("watchdog", m.watchdog.Run)
 	start("health", m.monitor.Run)
+	start("backends", m.watchTargets)
 	start("failover", m.reconciler.Run)
 	start("report", m.tellChanges)
 	start("changes", m.joinChanges)
+	if m.reloader != nil {
+		start("reload", m.reloader.Run)
+	}
 	if m.agent != nil {
 		start("agent", m.agent.Run)
 	}

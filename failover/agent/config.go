@@ -81,6 +81,13 @@ func (c Config) Validate() error {
 	return errors.Join(all...)
 }
 
+// Bounds are the keys of the section failover that an agent keeps to.
+type Bounds struct {
+	FenceAfter  time.Duration // failover.fence_after
+	RestartWait time.Duration // failover.restart_wait
+	SlotKeep    uint64        // failover.slot_keep in bytes; 0: no bound
+}
+
 // Deps is what an agent needs of the other parts.
 type Deps struct {
 	Backend string // the name of the server on this host
@@ -99,10 +106,8 @@ type Deps struct {
 	// Observations are those of this member's own probes.
 	Observations func() map[string]cluster.Observation
 
-	Managed     bool          // failover.mode is managed
-	FenceAfter  time.Duration // failover.fence_after
-	RestartWait time.Duration // failover.restart_wait
-	SlotKeep    uint64        // failover.slot_keep in bytes; 0: no bound
+	Managed bool          // failover.mode is managed
+	Bounds  func() Bounds // those in force
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer

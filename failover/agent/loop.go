@@ -51,7 +51,7 @@ func newLoop(a *Agent) *loop {
 		a: a,
 		view: View{
 			Backend: a.deps.Backend, Tried: make(map[Action]Attempt), Cold: true, Held: now,
-			Managed: a.deps.Managed, FenceAfter: a.deps.FenceAfter, RestartWait: a.deps.RestartWait,
+			Managed: a.deps.Managed,
 		},
 		looks: make(chan seen), done: make(chan error), upkeeps: make(chan upkept),
 	}
@@ -214,6 +214,8 @@ func (l *loop) stateChanged() {
 func (l *loop) advance(ctx context.Context) {
 	v := &l.view
 	v.Now, v.State = time.Now(), l.a.deps.State()
+	bounds := l.a.deps.Bounds()
+	v.FenceAfter, v.RestartWait = bounds.FenceAfter, bounds.RestartWait
 	if held := l.a.deps.Held(); held.After(v.Held) {
 		v.Held = held
 	}

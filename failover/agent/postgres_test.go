@@ -123,7 +123,10 @@ func (h *host) run() {
 		},
 		Nudge:        func() {},
 		Observations: h.w.observations,
-		Managed:      true, FenceAfter: 500 * time.Millisecond, RestartWait: time.Hour, SlotKeep: 64 << 20,
+		Managed:      true,
+		Bounds: func() Bounds {
+			return Bounds{FenceAfter: 500 * time.Millisecond, RestartWait: time.Hour, SlotKeep: 64 << 20}
+		},
 		Logger:     slog.New(slog.NewTextHandler(testWriter{h.w.t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 		Registerer: prometheus.NewRegistry(),
 	})

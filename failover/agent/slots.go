@@ -58,7 +58,7 @@ func (a *Agent) keepSlots(ctx context.Context, last seen) error {
 	}
 	v := slotView{
 		backend: a.deps.Backend, state: a.deps.State(), standby: last.State == cluster.ServerStandby,
-		timeline: last.Timeline, slots: readSlots(rows), keep: a.deps.SlotKeep, replays: map[string]cluster.LSN{},
+		timeline: last.Timeline, slots: readSlots(rows), keep: a.deps.Bounds().SlotKeep, replays: map[string]cluster.LSN{},
 	}
 	if v.standby {
 		row, err := query(ctx, conn, "SELECT pg_last_wal_replay_lsn()")

@@ -36,6 +36,8 @@ const (
 type Proxy struct {
 	Port    int    // on 127.0.0.1
 	Metrics string // URL of the metrics; empty: none
+	Socket  string // of the operator's interface; empty: none
+	Config  string // the configuration file
 
 	binary string
 	cmd    *exec.Cmd
@@ -79,6 +81,8 @@ type Options struct {
 	// and a drain of one second.
 	Listen  string
 	Metrics bool // serve them on a port of its own
+	// Operator opens the operator's interface, on a Unix socket.
+	Operator bool
 	// Backend is further content of every entry of backends: "max_connections: 3".
 	Backend string
 	// Address returns where pgproxy finds a server; nil: where the server listens.
@@ -114,7 +118,16 @@ func StartWith(t *testing.T, binary string, c *pgtest.Cluster, o Options) *Proxy
 	if err := c.WaitForCatchup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p.start(t, writeConfig(t, c, port.Address(), metrics, o))
+	if o.Operator {
+		dir, err := os.MkdirTemp("", "pcp") // a path of t.TempDir may be too long for a socket
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		p.Socket = filepath.Join(dir, "s")
+	}
+	p.Config = p.writeConfig(t, c, port.Address(), metrics, o)
+	p.start(t, p.Config)
 	t.Cleanup(func() { p.stop(t) })
 	p.awaitReady(t, c)
 	return p
@@ -140,6 +153,17 @@ func (p *Proxy) Terminate(t *testing.T) {
 		t.Fatalf("stop pgproxy: %v", err)
 	}
 }
+
+// Signal sends a signal to pgproxy.
+func (p *Proxy) Signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatalf("signal pgproxy: %v", err)
+	}
+}
+
+// Log returns the end of what pgproxy has logged.
+func (p *Proxy) Log() string { return p.log.String() }
 
 // Wait waits for the end of pgproxy and returns what exec.Cmd.Wait said.
 func (p *Proxy) Wait(ctx context.Context) error {
@@ -171,7 +195,7 @@ func (p *Proxy) setupSQL(t *testing.T) string {
 }
 
 // writeConfig writes the file that an administrator would write.
-func writeConfig(t *testing.T, c *pgtest.Cluster, address, metrics string, o Options) string {
+func (p *Proxy) writeConfig(t *testing.T, c *pgtest.Cluster, address, metrics string, o Options) string {
 	t.Helper()
 	dir := t.TempDir()
 	password := filepath.Join(dir, "monitor.password")
@@ -185,11 +209,11 @@ listen: {address: %q, %s}
 monitor: {user: %s, password_file: %q, database: postgres}
 balance: {%s}
 metrics: {listen: %q}
-pcp: {listen: "", unix_socket: ""}
+pcp: {listen: "", unix_socket: %q}
 log: {level: debug}
 %sbackends:
 `, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s"),
-		pgtest.MonitorUser, password, o.Balance, metrics, o.Sections)
+		pgtest.MonitorUser, password, o.Balance, metrics, p.Socket, o.Sections)
 	for _, s := range c.Servers {
 		weight := 1
 		if s == c.Primary() {
