@@ -27,6 +27,23 @@ func phaseOf(tx byte) phase {
 	return outside
 }
 
+// phaseAfter follows the phase by a command tag.
+func phaseAfter(p phase, v *lb.Verdict, tag []byte) phase {
+	switch string(tag) {
+	case "BEGIN", "START TRANSACTION":
+		return inside
+	case "COMMIT", "ROLLBACK", "PREPARE TRANSACTION":
+		switch {
+		case v != nil && v.Effects&lb.EffectEnd == 0 && v.Effects&lb.EffectSavepoint != 0: // ROLLBACK TO
+			return p
+		case v != nil && v.Effects&lb.EffectChain != 0:
+			return inside
+		}
+		return outside
+	}
+	return p
+}
+
 // deed is what a statement does to its transaction.
 type deed uint8
 
@@ -47,7 +64,43 @@ type fate struct {
 	statements int  // that are executed
 	last       deed // of them
 	to         [phases]phase
-	commits    [phases]bool // something may be kept once all of the batch was handed over
+	fails      [phases]anyPhase // where it may end by an error
+	commits    [phases]bool     // something may be kept once all of the batch was handed over
+}
+
+// anyPhase is a set of phases.
+type anyPhase uint8
+
+func only(p phase) anyPhase { return 1 << p }
+
+func (a anyPhase) has(p phase) bool { return a&only(p) != 0 }
+
+// failing returns the phase behind an error.
+func failing(p phase) phase {
+	if p == outside {
+		return outside
+	}
+	return doomed
+}
+
+// may reports that something may be kept if the batch begins in one of those phases.
+func (f *fate) may(from anyPhase) bool {
+	for p := range f.commits {
+		if f.commits[p] && from.has(phase(p)) {
+			return true
+		}
+	}
+	return false
+}
+
+// perhaps returns the phases in which the batch may end.
+func (f *fate) perhaps(from anyPhase) (to anyPhase) {
+	for p := range phases {
+		if from.has(p) {
+			to |= only(f.after(p)) | only(failing(p)) | f.fails[p]
+		}
+	}
+	return to
 }
 
 // after returns the phase behind a batch that is successful.
@@ -67,6 +120,7 @@ func (f *fate) note(d deed) {
 	f.last = d
 	for p := range f.to {
 		to, commits := &f.to[p], &f.commits[p]
+		f.fails[p] |= only(failing(*to))
 		switch d {
 		case deedNone:
 		case deedWrite:
@@ -88,6 +142,7 @@ func (f *fate) note(d deed) {
 			*commits, *to = true, outside
 		}
 		if d == deedCommitChain || d == deedRollbackChain {
+			f.fails[p] |= only(outside)
 			*to = inside
 		}
 	}

@@ -35,6 +35,7 @@ func (c *Core) ServerClosed(slot Slot) {
 		s.out.discard()
 		return
 	}
+	c.settleOldest(slot)
 	if slot == Primary {
 		c.noteWrite()
 	}
@@ -51,7 +52,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	case slot == Standby && c.sent.pending:
 		return // its batches wait for the primary already
 	}
-	open := gone.unsynced || gone.skipping || c.batch.open && c.batch.slot == slot && c.batch.begun
+	open := gone.unsynced || c.batch.open && c.batch.slot == slot && c.batch.begun
 	if slot == Primary && c.deafened(gone.live > 0 || open, gone.tx) {
 		return
 	}
@@ -64,21 +65,50 @@ func (c *Core) ServerClosed(slot Slot) {
 	c.listenAgain()
 }
 
+// settleOldest ends the oldest batch when only its ReadyForQuery is missing and what
+// that would say is known: a statement that has been answered outside of a transaction
+// was committed before.
+func (c *Core) settleOldest(slot Slot) {
+	s := &c.server[slot]
+	e := s.next()
+	if e == nil || e.inject || e.failed || s.left > 0 || s.done != 1 || s.at != outside || e.fate.statements != 1 {
+		return
+	}
+	switch e.fate.last {
+	case deedNone, deedCommit, deedRollback:
+	case deedWrite: // in the extended protocol it is committed by Sync
+		if e.kind != pgwire.Query {
+			return
+		}
+	default:
+		return
+	}
+	if e.kind != pgwire.Query && e.kind != pgwire.Sync {
+		return
+	}
+	if c.reply(slot, pgwire.ReadyForQuery, []byte{pgwire.TxIdle}) {
+		c.toClient(slot, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+	}
+}
+
 // leftBy decides what becomes of what a server has left unfinished.
 func (c *Core) leftBy(slot Slot, gone *server, open bool, l loss) {
 	ro := slot == Standby && c.readOnly.open
 	waiting := slot == Standby && c.batch.open && c.batch.slot == Standby
 	switch {
-	case gone.live == 0 && !open && !ro && !waiting && gone.tx == pgwire.TxIdle:
+	case gone.live == 0 && !open && !ro && !waiting && (slot == Standby || gone.tx == pgwire.TxIdle):
 		if l.pins != 0 {
 			c.refuseNext(l.error("40001"))
 		}
 	case slot == Standby && c.sent.partial, slot == Standby && ro && c.standbyBound(),
-		slot == Primary && (gone.tx != pgwire.TxIdle || l.pins != 0 || c.sent.partial):
+		slot == Primary && (gone.tx != pgwire.TxIdle || l.pins != 0 || c.sent.partial),
+		gone.at != outside && (c.sent.rows || c.sent.failed):
 		c.abandon(slot, gone, open, l)
 	case c.sent.rows || c.sent.failed:
+		c.undoSettings()
 		c.giveUpOldest(l.error("40001"))
 	default:
+		c.undoSettings()
 		c.replay()
 	}
 }
@@ -157,9 +187,10 @@ func (c *Core) giveUpOldest(raw []byte) {
 type flight struct {
 	owed   []expect
 	fate   fate
-	live   bool // of the client, not of our own
-	open   bool // its end was not handed over
-	failed bool // the client has its error
+	live   bool  // of the client, not of our own
+	open   bool  // its end was not handed over
+	failed bool  // the client has its error
+	at     phase // with failed: where it came
 }
 
 // flights parts what a server owed into batches.
@@ -171,13 +202,13 @@ func flights(gone *server, open bool) (all []flight) {
 		f.live = f.live || !e.inject && e.kind != copyEnd
 		switch e.kind {
 		case pgwire.Query, pgwire.FunctionCall, pgwire.Sync:
-			f.fate, f.failed, f.open = e.fate, e.failed, f.live && e.inject
+			f.fate, f.failed, f.open, f.at = e.fate, e.failed, f.live && e.inject, gone.at
 			all = append(all, f)
 			f = flight{}
 		}
 	}
 	if f.live || open {
-		f.live, f.open, f.fate, f.failed = true, true, gone.handed, gone.skipping
+		f.live, f.open, f.fate, f.failed, f.at = true, true, gone.handed, gone.skipping, gone.at
 		all = append(all, f)
 	}
 	return all
@@ -188,25 +219,30 @@ func (f *flight) next(p phase) phase {
 	switch {
 	case !f.failed:
 		return f.fate.after(p)
-	case p == outside:
+	case f.at == outside:
 		return outside
 	}
 	return doomed
 }
 
-// uncertain returns the first batch that may have been committed with its
-// transaction; all of what is in flight when there is none.
+// uncertain returns the first batch of those that may have been committed, with all of
+// its transaction; the number of batches when there is none. Any of them may have failed,
+// too, so that what is behind it was done in another phase.
 func uncertain(all []flight, p phase) int {
-	began := 0
+	began, now := 0, only(p)
 	for i := range all {
 		f := &all[i]
-		if p == outside {
+		if now == only(outside) {
 			began = i
 		}
-		if f.live && !f.failed && f.fate.commits[p] {
+		switch {
+		case f.failed:
+			now = only(f.next(p))
+		case f.live && f.fate.may(now):
 			return began
+		default:
+			now = f.fate.perhaps(now)
 		}
-		p = f.next(p)
 	}
 	return len(all)
 }
@@ -220,9 +256,13 @@ func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 	if slot == Primary { // a standby keeps nothing
 		from = uncertain(all, p)
 	}
-	told := p == doomed && l.pins == 0 // that the transaction is gone
+	told := gone.at == doomed && l.pins == 0 // that the transaction is gone
 	for i := range all {
 		f := &all[i]
+		here := p // where its error comes
+		if i == 0 {
+			here = gone.at
+		}
 		switch {
 		case !f.live:
 			p = f.next(p)
@@ -231,7 +271,9 @@ func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 			if !f.failed {
 				c.toClient(None, l.error("08007"))
 			}
-			p, l.pins = outside, 0
+			if p, l.pins = f.next(p), 0; p != outside { // nothing of a transaction may run without its beginning
+				p, told = doomed, true
+			}
 		case f.failed:
 			p = f.next(p)
 		case !f.open && p != outside && f.fate.ends(told):
@@ -239,16 +281,17 @@ func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 			p, told = outside, false
 			continue
 		default:
-			if told && p != outside {
+			commit := f.fate.statements == 1 && f.fate.last == deedCommit
+			if told && here != outside {
 				c.toClient(None, abortedError())
+				commit = false
 			} else {
 				c.toClient(None, l.error("40001"))
 				told, l.pins = true, 0
 			}
-			switch {
-			case p == outside && f.next(outside) == outside, f.fate.statements == 1 && f.fate.last == deedCommit:
+			if commit || here == outside && f.next(p) == outside {
 				p, told = outside, false
-			default:
+			} else {
 				p = doomed
 			}
 		}
@@ -314,6 +357,11 @@ func (c *Core) forgetTransaction(slot Slot) {
 	c.readOnly = readOnly{}
 	c.names.forgetPortals()
 	c.names.portal = nil
+	c.undoSettings()
+}
+
+// undoSettings drops the settings of a transaction that is gone, or will be run again.
+func (c *Core) undoSettings() {
 	c.journal.unsettled, c.journal.savepoint, c.journal.failed = nil, false, false
 	c.listens.settle(false)
 }
@@ -336,7 +384,7 @@ func (c *Core) leaveBatches(l loss) {
 	s := &c.server[Standby]
 	gone := *s
 	gone.ring = append([]expect(nil), s.ring...)
-	open := gone.skipping || c.batch.open && c.batch.slot == Standby && c.batch.begun
+	open := c.batch.open && c.batch.slot == Standby && c.batch.begun
 	s.swallow()
 	c.leaveStandby()
 	if c.readOnly.open || c.sent.partial {

@@ -10,7 +10,10 @@ import (
 
 // modelData is what the servers of a cluster store: a number that only grows, by
 // its committed values. A position in it stands for an LSN.
-type modelData struct{ history []int }
+type modelData struct {
+	history []int
+	ids     []int // of the rows inserted, by their commits
+}
 
 func (d *modelData) last() int { return len(d.history) - 1 }
 
@@ -30,6 +33,7 @@ type modelServer struct {
 
 	setting    string
 	added      int // by the open transaction
+	ids        []int
 	started    bool
 	before     string // the setting when it started
 	readOnly   bool
@@ -165,11 +169,12 @@ func (s *modelServer) abort() {
 	if s.started {
 		s.setting = s.before
 	}
-	s.added = 0
+	s.added, s.ids = 0, nil
 	s.end()
 }
 
 func (s *modelServer) commit() {
+	s.data.ids = append(s.data.ids, s.ids...)
 	if s.added > 0 {
 		s.data.history = append(s.data.history, s.data.history[s.data.last()]+s.added)
 	}
@@ -177,6 +182,7 @@ func (s *modelServer) commit() {
 }
 
 func (s *modelServer) end() {
+	s.ids = nil
 	s.started, s.added, s.readOnly, s.status, s.savepoints = false, 0, false, pgwire.TxIdle, nil
 	clear(s.portals)
 }
@@ -310,6 +316,10 @@ func (s *modelServer) run(p *modelPortal, describe bool) (code string) {
 			return ""
 		}
 		s.added++
+		id := 0
+		if _, err := fmt.Sscanf(rest, "INTO t VALUES (%d)", &id); err == nil {
+			s.ids = append(s.ids, id)
+		}
 		tag = "INSERT 0 1"
 	case "SET":
 		s.setting = strings.Trim(strings.TrimPrefix(p.sql, "SET DateStyle = "), "'")

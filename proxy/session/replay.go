@@ -252,6 +252,8 @@ func (c *Core) emitReplay() {
 	t := &c.sent
 	c.readOnly = readOnly{}
 	t.pending, t.rows, t.failed, t.skip = false, false, false, t.forwarded
+	c.applySettings(Primary)
+	c.sendNames()
 	fresh := true
 	for i := t.from; i < len(t.messages); i++ {
 		m := &t.messages[i]

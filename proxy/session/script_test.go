@@ -295,6 +295,16 @@ func serverMessage(t testing.TB, line string) []byte {
 		return pgwire.AppendError(nil, "ERROR", rest, "text", "", "")
 	case "garbage":
 		return make([]byte, pgwire.HeaderLen)
+	case "WARNING":
+		code, routine, _ := strings.Cut(rest, " ")
+		b := pgwire.AppendNotice(nil, "WARNING", code, "text", "", "")
+		if routine == "" {
+			return b
+		}
+		return pgwire.AppendMessage(nil, pgwire.NoticeResponse, append(b[pgwire.HeaderLen:len(b)-1:len(b)-1], "R"+routine+"\x00\x00"...))
+	case "half-row":
+		b := pgwire.AppendMessage(nil, pgwire.DataRow, make([]byte, 10000))
+		return b[:9000]
 	case "FATAL":
 		return pgwire.AppendError(nil, "FATAL", rest, "text", "", "")
 	case "C":
@@ -316,7 +326,10 @@ func serverMessage(t testing.TB, line string) []byte {
 func decode(b []byte, toClient bool) (lines []string) {
 	for len(b) > 0 {
 		typ, n, ok, err := pgwire.Header(b)
-		if !ok || err != nil || n > len(b) {
+		if ok && err == nil && n > len(b) {
+			return append(lines, fmt.Sprintf("%d bytes of %c", len(b), typ))
+		}
+		if !ok || err != nil {
 			return append(lines, fmt.Sprintf("bytes %q", b))
 		}
 		body := b[pgwire.HeaderLen:n]

@@ -111,7 +111,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 			s.write(m, b, at)
 			return
 		}
-		s.skipping = false
+		s.skipping, e.failed = false, true
 	}
 	switch m.typ {
 	case pgwire.Query, pgwire.Execute, pgwire.FunctionCall:
@@ -300,8 +300,16 @@ func (c *Core) restoreNames() bool {
 		return true
 	case p.live > 0:
 		return false
-	case len(c.names.known) > maxRestored:
-		return true
+	}
+	c.sendNames()
+	return true
+}
+
+// sendNames does so now, where nothing of the client's is in flight.
+func (c *Core) sendNames() {
+	p := &c.server[Primary]
+	if !p.behind || len(c.names.known) > maxRestored {
+		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
 		pushed := len(p.ring)
@@ -312,7 +320,6 @@ func (c *Core) restoreNames() bool {
 		}
 	}
 	p.behind = false
-	return true
 }
 
 // inject sends a message of our own whose answer the client does not see.

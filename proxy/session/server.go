@@ -33,13 +33,15 @@ type server struct {
 	unsynced bool // it has ignored a Sync: the transaction of a COPY is still open
 	copyIn   bool // in COPY FROM STDIN: Sync and Flush are ignored by the server
 
-	dirty       bool // DISCARD ALL has something to do
-	leftover    bool // something is there that it does not remove
-	fatal       bool // an ErrorResponse FATAL or PANIC has come
-	wrote       bool // something not known to be a read is in flight
-	unsure      bool // a commit was not confirmed by a standby, and the client is to be told
-	handed      fate // of the batch of which the end was not handed over
-	rollingBack bool // a ROLLBACK of our own is in flight; its transaction counts as over
+	dirty       bool  // DISCARD ALL has something to do
+	leftover    bool  // something is there that it does not remove
+	fatal       bool  // an ErrorResponse FATAL or PANIC has come
+	wrote       bool  // something not known to be a read is in flight
+	unsure      bool  // a commit was not confirmed by a standby, and the client is to be told
+	handed      fate  // of the batch of which the end was not handed over
+	at          phase // by what has been answered since tx was
+	done        int   // statements of the client that were since
+	rollingBack bool  // a ROLLBACK of our own is in flight; its transaction counts as over
 }
 
 // expect is an answer owed by a server.
@@ -399,6 +401,9 @@ func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 	c.env.Completed(slot, tag)
 	c.transactionEnded(slot, e.verdict, tag)
 	c.listens.note(e.verdict, tag, e.sqlText())
+	s := &c.server[slot]
+	s.at = phaseAfter(s.at, e.verdict, tag)
+	s.done++
 	if e.kind == pgwire.Execute && e.verdict != nil {
 		c.applyEffects(slot, e.verdict, e.st.sqlText())
 	}
@@ -412,6 +417,7 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		return slot == Primary
 	}
 	s.tx, s.copyIn, s.unsynced = body[0], false, false
+	s.at, s.done = phaseOf(s.tx), 0
 	if e == nil { // of a Sync that the server was expected to ignore
 		s.skipping = false
 		return slot == Primary

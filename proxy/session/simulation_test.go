@@ -39,12 +39,13 @@ type simulation struct {
 	trace    []string
 	ids      uint64
 
+	losses  int  // of the primary; negative: there are to be none
 	rowSeen bool // or an error, since the standby was outside of a transaction
 }
 
 func simulate(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
-	s := &simulation{play: newPlay(t), t: t, r: r, data: &modelData{history: []int{0}}, faults: seed%2 == 1}
+	s := &simulation{play: newPlay(t), t: t, losses: -1, r: r, data: &modelData{history: []int{0}}, faults: seed%2 == 1}
 	s.env.choose = "h2"
 	s.attach(Primary, "h1")
 
@@ -240,7 +241,7 @@ func (s *simulation) serverTakes(slot Slot, sv *modelServer) bool {
 // when the standby may be lost at any time.
 func (s *simulation) serverSays(slot Slot, sv *modelServer) bool {
 	n := min(len(sv.out), 1+s.r.IntN(40))
-	if slot == Standby && s.faults {
+	if slot == Standby && s.faults || s.losses >= 0 {
 		typ, whole, ok, _ := pgwire.Header(sv.out)
 		if !ok {
 			return false
