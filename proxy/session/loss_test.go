@@ -14,7 +14,7 @@ import (
 // that was acknowledged is lost, nothing that was refused is kept, nothing is done
 // twice, and the session does not end.
 func TestSimulatedLosses(t *testing.T) {
-	for seed := range uint64(4000) {
+	for seed := range uint64(1500) {
 		if !t.Run("", func(t *testing.T) { simulateLosses(t, seed) }) {
 			return
 		}

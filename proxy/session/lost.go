@@ -94,7 +94,8 @@ func (c *Core) settleOldest(slot Slot) {
 // leftBy decides what becomes of what a server has left unfinished.
 func (c *Core) leftBy(slot Slot, gone *server, open bool, l loss) {
 	ro := slot == Standby && c.readOnly.open
-	waiting := slot == Standby && c.batch.open && c.batch.slot == Standby
+	waiting := slot == Standby && c.batch.open && c.batch.slot == Standby ||
+		slot == Primary && c.sent.slot == Primary && c.sent.from < c.sent.done // a transaction that was to go on there
 	switch {
 	case gone.live == 0 && !open && !ro && !waiting && (slot == Standby || gone.tx == pgwire.TxIdle):
 		if l.pins != 0 {

@@ -9,6 +9,7 @@ import (
 type sent struct {
 	buf      []byte
 	messages []message // places in buf
+	slot     Slot      // where they are
 	done     int       // messages[:done] are answered
 	from     int       // those before it are over; from here they are inside a read-only transaction
 
@@ -241,7 +242,7 @@ func (c *Core) leaveStandby() {
 		c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 	}
 	if c.readOnly.open {
-		c.inject(Standby, pgwire.AppendQuery(nil, "ROLLBACK"), expect{kind: pgwire.Query})
+		c.inject(Standby, pgwire.AppendQuery(nil, "ROLLBACK"), expect{kind: pgwire.Query, rollback: true})
 		s.rollingBack = true
 	}
 }
@@ -251,7 +252,7 @@ func (c *Core) leaveStandby() {
 func (c *Core) emitReplay() {
 	t := &c.sent
 	c.readOnly = readOnly{}
-	t.pending, t.rows, t.failed, t.skip = false, false, false, t.forwarded
+	t.pending, t.rows, t.failed, t.skip, t.slot = false, false, false, t.forwarded, Primary
 	c.applySettings(Primary)
 	c.sendNames()
 	fresh := true
@@ -278,8 +279,9 @@ func (c *Core) keepRead(m *message, b []byte) {
 	switch {
 	case t.partial:
 	case c.server[Primary].tx != pgwire.TxIdle || len(t.buf)+len(b) > maxLook || c.batch.part || !c.repeatable(m):
-		*t = sent{partial: true, skip: t.skip}
+		*t = sent{partial: true, skip: t.skip, slot: Primary}
 	default:
+		t.slot = Primary
 		t.keep(m, b)
 	}
 }

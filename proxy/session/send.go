@@ -59,6 +59,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	for i := range c.held {
 		m := &c.held[i]
 		if slot == Standby {
+			c.sent.slot = Standby
 			c.sent.keep(m, b[pos+m.off:pos+m.off+m.have])
 			if m.begins() {
 				c.readOnly.open = true

@@ -46,13 +46,14 @@ type server struct {
 
 // expect is an answer owed by a server.
 type expect struct {
-	kind    byte // type of the client message; copyEnd
-	inject  bool // sent by us: the answer is swallowed
-	journal bool // with inject: sets a setting
-	restore bool // with journal: on the primary; what the client sends waits for it
-	confirm bool // with inject: asks for what seen needs
-	failed  bool // of Query, or the Sync behind it: an error has come
-	fate    fate // of what ends a batch
+	kind     byte // type of the client message; copyEnd
+	inject   bool // sent by us: the answer is swallowed
+	journal  bool // with inject: sets a setting
+	restore  bool // with journal: on the primary; what the client sends waits for it
+	rollback bool // with inject: ends server.rollingBack
+	confirm  bool // with inject: asks for what seen needs
+	failed   bool // of Query, or the Sync behind it: an error has come
+	fate     fate // of what ends a batch
 
 	verdict *lb.Verdict // of Query and Execute
 	st      *statement  // of Parse, Execute, and Describe of a statement
@@ -428,7 +429,7 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		c.toClient(slot, unsureError())
 	}
 	if done.inject {
-		if s.tx == pgwire.TxIdle {
+		if done.rollback {
 			s.rollingBack = false
 		}
 		if done.restore {
