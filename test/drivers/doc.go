@@ -4,6 +4,7 @@
 //
 // Every program asserts what it gets. TestDirect runs them against PostgreSQL
 // itself, so that a failure of TestThroughProxy is pgproxy's.
+// TestCancelThroughAnotherMember needs root: it makes hosts in network namespaces.
 //
 //	go test ./test/drivers -run TestDirect
 //	go test ./test/drivers -run TestThroughProxy/psycopg -v

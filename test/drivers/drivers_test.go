@@ -71,7 +71,7 @@ func (to target) command(t *testing.T, env []string, path string, args ...string
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + t.TempDir(), // no settings of whoever runs the test
 		"LC_ALL=C.UTF-8",
-		"PGHOST=127.0.0.1", "PGPORT=" + strconv.Itoa(to.port),
+		"PGHOST=127.0.0.1", "PGPORT=" + port(to.port),
 		"PGUSER=" + pgtest.AppUser, "PGPASSWORD=" + pgtest.Password(pgtest.AppUser), "PGDATABASE=" + pgtest.AppDatabase,
 	}, env...)
 	cmd.Dir = t.TempDir()
@@ -120,14 +120,22 @@ func testPsycopg(t *testing.T, to target) {
 }
 
 func testNode(t *testing.T, to target) {
-	dir := t.TempDir()
+	cmd := to.command(t, nil, "node", "--no-deprecation", filepath.Join(nodePrograms(t), "program.js"))
+	t.Log(run(t, cmd))
+}
+
+// nodePrograms returns a directory with the programs in node and their packages.
+func nodePrograms(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
 	must(t, os.CopyFS(dir, os.DirFS("node")))
 	npm := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	npm.Dir = dir
 	run(t, npm)
-	cmd := to.command(t, nil, "node", "--no-deprecation", filepath.Join(dir, "program.js"))
-	t.Log(run(t, cmd))
+	return dir
 }
+
+func port(n int) string { return strconv.Itoa(n) }
 
 func testPgbench(t *testing.T, to target) {
 	pgbench := to.tool("pgbench")
