@@ -8,7 +8,9 @@ type Pool struct {
 	Database string `json:"database"`
 	User     string `json:"user"`
 	Idle     int    `json:"idle"`
-	Used     int    `json:"used"` // by a session
+	Used     int    `json:"used"`    // by a session
+	Waiting  int    `json:"waiting"` // clients that wait for one
+	Size     int    `json:"size"`    // how many there may be; 0: as many as are asked for
 }
 
 // Session is one client of this member.

@@ -97,8 +97,9 @@ type serverConn struct {
 		sync.Mutex
 		ended   bool
 		cancels int           // CancelRequests for it under way
+		struck  bool          // there was one
 		lost    bool          // one of them may reach the server at any time
-		quiet   chan struct{} // made by end when cancels > 0, closed when they are done
+		quiet   chan struct{} // made by end when there were some, closed when they are done
 	}
 }
 
@@ -111,6 +112,7 @@ func (sc *serverConn) beginCancel() bool {
 		return false
 	}
 	sc.mu.cancels++
+	sc.mu.struck = true
 	return true
 }
 
@@ -143,12 +145,12 @@ func (sc *serverConn) end() (quiet <-chan struct{}, ok bool) {
 	}
 	sc.mu.ended = true
 	unfit := sc.mu.lost && sc.mu.cancels == 0
-	if sc.mu.cancels > 0 || sc.mu.lost {
-		sc.mu.quiet = make(chan struct{})
-	}
-	quiet = sc.mu.quiet
-	if unfit {
-		close(sc.mu.quiet)
+	if sc.mu.struck {
+		made := make(chan struct{})
+		sc.mu.quiet, quiet = made, made
+		if sc.mu.cancels == 0 {
+			close(made)
+		}
 	}
 	sc.mu.Unlock()
 	if unfit {

@@ -157,7 +157,7 @@ var (
 		"Client connections, by state (active: a server works for it; idle in transaction; idle; starting: not authenticated yet).",
 		[]string{"state"}, nil)
 	serverConnections = prometheus.NewDesc("pgproxy_server_connections",
-		"Server connections, by backend and state (used: lent to a session; idle: in the pool).",
+		"Server connections, by backend and state (used: lent to a session; idle: in the pool; cleaning: being made fit for the next session; opening: logging in).",
 		[]string{"backend", "state"}, nil)
 )
 
@@ -180,19 +180,10 @@ func (c connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(clientConnections, prometheus.GaugeValue, float64(n), state)
 	}
-	type key struct{ backend, state string }
-	servers := make(map[key]int)
+	counted := sh.pools.count()
 	for _, b := range sh.cluster.State().Backends {
-		servers[key{b.Name, "used"}], servers[key{b.Name, "idle"}] = 0, 0
-	}
-	for _, conn := range sh.pools.list() {
-		state := "idle"
-		if conn.lent {
-			state = "used"
+		for i, n := range counted[b.Name] {
+			ch <- prometheus.MustNewConstMetric(serverConnections, prometheus.GaugeValue, float64(n), b.Name, poolStates[i])
 		}
-		servers[key{conn.backend, state}]++
-	}
-	for k, n := range servers {
-		ch <- prometheus.MustNewConstMetric(serverConnections, prometheus.GaugeValue, float64(n), k.backend, k.state)
 	}
 }

@@ -3,8 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
@@ -96,32 +94,5 @@ func (s *clientSession) end(why *Refusal, so func() bool) bool {
 	return true
 }
 
-// PoolInfo counts the server connections of one backend, database and user.
-type PoolInfo struct {
-	Backend, Database, User string
-	Idle, Used              int
-}
-
 // Pools counts the server connections, by backend, database and user.
-func (s *Server) Pools() []PoolInfo {
-	var all []PoolInfo
-	index := make(map[[3]string]int)
-	for _, c := range s.pools.list() {
-		key := [3]string{c.backend, c.database, c.user}
-		i, ok := index[key]
-		if !ok {
-			i = len(all)
-			index[key] = i
-			all = append(all, PoolInfo{Backend: c.backend, Database: c.database, User: c.user})
-		}
-		if c.lent {
-			all[i].Used++
-		} else {
-			all[i].Idle++
-		}
-	}
-	slices.SortFunc(all, func(a, b PoolInfo) int {
-		return strings.Compare(a.Backend+"\x00"+a.Database+"\x00"+a.User, b.Backend+"\x00"+b.Database+"\x00"+b.User)
-	})
-	return all
-}
+func (s *Server) Pools() []PoolInfo { return s.pools.groupsInUse() }

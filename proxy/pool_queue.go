@@ -153,8 +153,8 @@ func (p *pools) leave(w *waiter, why func() error) (g grant, left bool) {
 // queue puts a waiter where its arrival has been.
 func (bp *backendPool) queue(w *waiter) {
 	g := bp.group(groupOf(w.client))
-	g.client = w.client
 	w.pool, w.placed, w.queued = bp, false, time.Now()
+	g.client, g.used = w.client, w.queued
 	if w.primary {
 		bp.held++
 	}
@@ -273,6 +273,10 @@ func (bp *backendPool) granted(l *link) grant {
 // put gives a clean link to the first waiter that can use it, or keeps it.
 func (bp *backendPool) put(l *link) (out []*link) {
 	g := l.group
+	if bp.met(g, 0) != boundNone { // it was lowered
+		bp.drop(l)
+		return append(bp.dispatch(), l)
+	}
 	l.state = linkIdle
 	if g.pending > 0 {
 		for at := bp.logins.Front(); at != nil; at = at.Next() {

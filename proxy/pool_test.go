@@ -499,8 +499,16 @@ func TestPoolDoesNotLendDuringCancel(t *testing.T) {
 	if got := pt.queries(); !slices.Equal(got, []string{""}) {
 		t.Errorf("queries %q: a late cancel must hit an empty query", got)
 	}
-	if again := pt.get("u"); again.id != sc.id {
+	again := pt.get("u")
+	if again.id != sc.id {
 		t.Error("not reused")
+	}
+	again.beginCancel()
+	again.endCancel(false)
+	pt.release(again, true)
+	pt.background.Wait()
+	if got := pt.queries(); !slices.Equal(got, []string{"", ""}) {
+		t.Errorf("queries %q: the signal may be on its way when the request has been answered", got)
 	}
 }
 

@@ -212,10 +212,16 @@ func poolsTable(pools []pcp.Pool, _ time.Time) string {
 		{name: "USER", least: 10},
 		{name: "IDLE", right: true},
 		{name: "USED", right: true},
+		{name: "WAITING", right: true},
+		{name: "SIZE", right: true},
 	}
 	rows := make([][]string, len(pools))
 	for i, p := range pools {
-		rows[i] = []string{p.Backend, p.Database, p.User, strconv.Itoa(p.Idle), strconv.Itoa(p.Used)}
+		size := "-"
+		if p.Size > 0 {
+			size = strconv.Itoa(p.Size)
+		}
+		rows[i] = []string{p.Backend, p.Database, p.User, strconv.Itoa(p.Idle), strconv.Itoa(p.Used), strconv.Itoa(p.Waiting), size}
 	}
 	return table(columns, rows)
 }

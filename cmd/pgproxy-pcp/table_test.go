@@ -81,7 +81,7 @@ func TestWideTables(t *testing.T) {
 		"nodes-wide.txt":    nodesTable([]pcp.Node{node}, testNow),
 		"watchdog-wide.txt": watchdogTable(pcp.Watchdog{Paused: &pcp.Pause{Since: since, Reason: "ordered by root"}, Members: []pcp.Member{member}}, testNow),
 		"health-wide.txt":   healthTable([]pcp.Health{health}, testNow),
-		"pools-wide.txt":    poolsTable([]pcp.Pool{{Backend: long, Database: long, User: long, Idle: 99999, Used: 99999}}, testNow),
+		"pools-wide.txt":    poolsTable([]pcp.Pool{{Backend: long, Database: long, User: long, Idle: 99999, Used: 99999, Waiting: 99999, Size: 99999}}, testNow),
 		"sessions-wide.txt": sessionsTable([]pcp.Session{{
 			ID: 1 << 63, User: long, Database: long, Client: long, Application: "psql\nü\t", State: "idle in transaction", Backend: long, Began: since,
 		}}, testNow),
