@@ -12,6 +12,7 @@ const (
 	codeProtocolViolation    = "08P01"
 	codeInvalidAuthorization = "28000"
 	codeInvalidPassword      = "28P01"
+	codeNotInState           = "55000"
 	codeIdleInTransaction    = "25P03"
 	codeTransactionTimeout   = "25P04"
 	codeTooManyConnections   = "53300"

@@ -21,7 +21,7 @@ func (p *pools) release(sc *serverConn, leftClean bool) {
 		return
 	}
 	bp, l := sc.pool, sc.link
-	dirty := !leftClean || sc.tx != pgwire.TxIdle || len(l.changed) > 0
+	dirty := !leftClean || sc.tx != pgwire.TxIdle || len(l.changed) > 0 && l.carried == nil
 	if !dirty && quiet == nil {
 		p.store(bp, l)
 		return

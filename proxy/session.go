@@ -40,6 +40,7 @@ type clientSession struct {
 		over     bool        // everything is to end now
 		attach   bool        // a goroutine is attaching
 		judging  bool        // a goroutine finds out what a 57P01 means
+		giving   int         // connections on their way back to a pool
 		yielding bool        // the core was told to let go of the primary
 		held     *time.Timer // ends the wait of a batch that is held beside the primary; nil: none is
 		sampling bool        // a goroutine waits for a sample
@@ -104,28 +105,35 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	s.cond = sync.NewCond(&s.mu)
 	s.env = newSessionEnv(sh, s)
 	s.mu.core = session.New(s.env)
+	if sh.statements != nil {
+		s.mu.core.Share(sh.statements, sh.cfg.Load().Pool.Statements)
+	}
 	s.mu.client.conn = c.conn
 
-	slot, loan, err := s.firstServer()
+	first, err := s.firstServer()
 	if err != nil {
 		_, werr := c.conn.Write(fatalResponse(err))
 		return errors.Join(err, werr)
 	}
 	// Before it is read, a function that the session calls may be anything.
 	s.env.catalog.await(s.ctx)
-	secret, unregister := sh.cancels.register(loan.pid, c.protocol32(), s)
+	secret, unregister := sh.cancels.register(first.pid, c.protocol32(), s)
 	defer unregister()
-	if _, err := c.conn.Write(s.greeting(loan, secret)); err != nil {
-		loan.Close()
+	if _, err := c.conn.Write(s.greeting(first, secret)); err != nil {
+		if first.loan != nil {
+			first.loan.Close()
+		}
 		return fmt.Errorf("greet client: %w", err)
 	}
 	// Without a primary nobody can say where that write was; reads go on.
-	if mark, ok := sh.floors.of(c.user); ok && slot == session.Primary {
+	if mark, ok := sh.floors.of(c.user); ok && first.slot == session.Primary {
 		s.mu.core.StartFloor(mark)
 	}
-	s.mu.Lock()
-	s.place(slot, loan)
-	s.mu.Unlock()
+	if first.loan != nil {
+		s.mu.Lock()
+		s.place(first.slot, first.loan)
+		s.mu.Unlock()
+	}
 	sh.add(s)
 	defer sh.remove(s)
 	s.drain() // it may have been left out
@@ -141,38 +149,50 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 }
 
 // greeting is what a client is told when its session begins (manual, "Start-up").
-func (s *clientSession) greeting(loan *serverConn, secret []byte) []byte {
+func (s *clientSession) greeting(first start, secret []byte) []byte {
 	var b []byte
-	for _, p := range loan.params {
+	for _, p := range first.params {
 		b = pgwire.AppendParameterStatus(b, p.Name, p.Value)
 		s.env.Parameter(session.Primary, []byte(p.Name), []byte(p.Value))
 	}
-	b = pgwire.AppendBackendKeyData(b, loan.pid, secret)
-	if loan.fresh {
-		b = append(b, loan.notices...)
-	}
+	b = pgwire.AppendBackendKeyData(b, first.pid, secret)
+	b = append(b, first.notices...)
 	return pgwire.AppendReadyForQuery(b, pgwire.TxIdle)
 }
+
+// ownPID is the process id that a client is told whose session has no server of its own:
+// none that Linux gives to a process (they end at 1<<22), so that nobody who signals it
+// hits the server of another session.
+func (s *clientSession) ownPID() uint32 { return 1<<30 | uint32(s.id)&(1<<30-1) }
 
 // place puts a server connection into a slot and starts its reader. The lock is held.
 func (s *clientSession) place(slot session.Slot, loan *serverConn) {
 	sv := &attachedServer{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
 	s.mu.servers[slot] = sv
-	s.mu.core.Attach(slot, session.Attachment{Backend: loan.backend, ID: loan.id, Fresh: loan.fresh, Server: loan.server})
+	s.mu.core.Attach(slot, session.Attachment{
+		Backend: loan.backend, ID: loan.id, Fresh: loan.fresh, Server: loan.server, Carried: loan.carried,
+		Uses: loan.uses, PID: loan.pid,
+	})
 	s.wg.Go(func() { s.readServer(slot, sv) })
 }
 
-// follow carries out what the core asks for beside writing. The lock is held.
-func (s *clientSession) follow() {
+// follow carries out what the core asks for beside writing, and returns the slot that
+// has got a connection. The lock is held.
+func (s *clientSession) follow() (placed session.Slot) {
 	for _, d := range s.mu.core.Detached() {
 		if sv := s.mu.servers[d.Slot]; sv != nil {
 			s.mu.servers[d.Slot] = nil
-			s.wg.Go(func() { s.giveBack(sv, d.Leftovers) })
+			s.mu.giving++
+			s.wg.Go(func() { s.giveBackNow(sv, d) })
 		}
 	}
 	if slot, backend := s.mu.core.Wanted(); slot != session.None && !s.mu.attach && !s.mu.over {
-		s.mu.attach = true
-		s.wg.Go(func() { s.attach(slot, backend) })
+		if s.attachIdle(slot, backend) {
+			placed = slot
+		} else {
+			s.mu.attach = true
+			s.wg.Go(func() { s.attach(slot, backend) })
+		}
 	}
 	if from, open := s.mu.core.Judging(); open && !s.mu.judging && !s.mu.over {
 		s.mu.judging = true
@@ -182,6 +202,7 @@ func (s *clientSession) follow() {
 		s.mu.sampling = true
 		s.wg.Go(s.awaitSamples)
 	}
+	return placed
 }
 
 // maxSampleWait bounds how long a read waits for a sample instead of going to the
@@ -221,12 +242,9 @@ func (s *clientSession) awaitSamples() {
 
 // attach gets the server connection that the core waits for.
 func (s *clientSession) attach(slot session.Slot, backend string) {
-	var loan *serverConn
-	var err error
-	if slot == session.Primary {
-		loan, err = s.acquirePrimary()
-	} else {
-		loan, err = s.acquireStandby(backend)
+	loan, err := s.acquireExact()
+	if loan == nil && err == nil {
+		loan, err = s.acquire(slot, backend)
 	}
 	var o outputs
 	s.mu.Lock()
@@ -255,6 +273,85 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 	s.flush(&o, nil)
 }
 
+// attachIdle attaches a connection that nobody uses at once, if there is one. The lock
+// is held.
+func (s *clientSession) attachIdle(slot session.Slot, backend string) bool {
+	state := s.shared.cluster.State()
+	if s.shared.statements == nil || slot == session.Primary && state.Holds() {
+		return false
+	}
+	if slot == session.Primary {
+		backend = state.Primary
+	}
+	b := state.Backend(backend)
+	if _, _, exact := s.mu.core.Exact(); b == nil || exact {
+		return false
+	}
+	loan := s.shared.pools.try(*b, s.client)
+	switch {
+	case loan == nil:
+		return false
+	case !s.mu.core.Suits(loan.carried):
+		s.wg.Go(func() { s.refuse(loan) })
+		return false
+	}
+	s.place(slot, loan)
+	s.progressed()
+	return true
+}
+
+// refuse closes a connection that does not suit the session.
+func (s *clientSession) refuse(loan *serverConn) {
+	loan.terminate()
+	loan.Close()
+}
+
+// errUsed tells that somebody else has used the connection of the session's last write.
+var errUsed = &Refusal{Code: codeNotInState, Message: "pgproxy: the values of currval and lastval are not known any more: " +
+	"another session has used the server connection"}
+
+// acquireExact returns the connection of the session's last write when the core wants
+// that one; nil and no error: any will do.
+func (s *clientSession) acquireExact() (*serverConn, error) {
+	s.mu.Lock()
+	id, uses, ok := s.mu.core.Exact()
+	for ok && s.mu.giving > 0 && !s.mu.over { // it may be on its way
+		s.wait()
+	}
+	s.mu.Unlock()
+	if !ok {
+		return nil, nil
+	}
+	state := s.shared.cluster.State()
+	if b := state.Backend(state.Primary); b != nil {
+		if loan := s.shared.pools.acquireExact(*b, s.client, id, uses); loan != nil {
+			return loan, nil
+		}
+	}
+	return nil, errUsed
+}
+
+// acquire returns a connection that suits the session.
+func (s *clientSession) acquire(slot session.Slot, backend string) (loan *serverConn, err error) {
+	for {
+		if slot == session.Primary {
+			loan, err = s.acquirePrimary()
+		} else {
+			loan, err = s.acquireStandby(backend)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		suits := s.mu.core.Suits(loan.carried)
+		s.mu.Unlock()
+		if suits {
+			return loan, nil
+		}
+		s.refuse(loan)
+	}
+}
+
 func (s *clientSession) acquireStandby(backend string) (*serverConn, error) {
 	b := s.shared.cluster.State().Backend(backend)
 	if b == nil || b.Status != cluster.StatusUp || b.Role != cluster.RoleStandby {
@@ -273,9 +370,18 @@ func (s *clientSession) lose(slot session.Slot, sv *attachedServer) {
 	})
 }
 
+// giveBackNow gives a connection back that the core has detached.
+func (s *clientSession) giveBackNow(sv *attachedServer, d session.Detachment) {
+	s.giveBack(sv, d)
+	s.mu.Lock()
+	s.mu.giving--
+	s.wakeAll()
+	s.mu.Unlock()
+}
+
 // giveBack ends the reader of a connection that is in no slot any more, and
 // returns the connection to its pool or closes it.
-func (s *clientSession) giveBack(sv *attachedServer, left session.Leftovers) {
+func (s *clientSession) giveBack(sv *attachedServer, left session.Detachment) {
 	if !left.Reusable || sv.loan.SetReadDeadline(time.Unix(1, 0)) != nil {
 		sv.loan.terminate()
 		sv.loan.Close()
@@ -287,7 +393,7 @@ func (s *clientSession) giveBack(sv *attachedServer, left session.Leftovers) {
 		sv.loan.Close()
 		return
 	}
-	sv.loan.tx = left.Tx
+	sv.loan.tx, sv.loan.carried = left.Tx, left.Carried
 	s.shared.pools.release(sv.loan, left.Clean)
 }
 
@@ -337,7 +443,7 @@ func (s *clientSession) tearDown() {
 	s.cancel()
 	for slot, sv := range servers {
 		if sv != nil {
-			s.giveBack(sv, left[slot])
+			s.giveBack(sv, session.Detachment{Leftovers: left[slot]})
 		}
 	}
 	s.wg.Wait()

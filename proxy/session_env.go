@@ -73,6 +73,11 @@ func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 	return v
 }
 
+// SetConfig tells what the calls of set_config in a statement set.
+func (e *sessionEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
+	return lb.SetConfig(sql, e.settings)
+}
+
 // notRead is a verdict that does not hold now.
 func notRead(v *lb.Verdict, why string) *lb.Verdict {
 	w := *v

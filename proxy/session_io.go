@@ -75,7 +75,9 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 			out.Take(nil, input) // for a connection that has just been lost
 		}
 	}
-	s.follow()
+	if slot := s.follow(); slot != session.None { // what waited for that connection
+		o[slot].collect(&s.mu.servers[slot].peer, s.mu.core.ToServer(slot), nil)
+	}
 	s.noteState()
 	for i := len(o) - 1; i >= 0; i-- { // the servers first: they have work to do
 		if o[i].to != nil {

@@ -5,28 +5,71 @@ import (
 	"net"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
-// firstServer gets the connection with which the session starts: the primary's,
-// or a standby's while the primary cannot be reached.
-func (s *clientSession) firstServer() (session.Slot, *serverConn, error) {
+// start is what a session starts with.
+type start struct {
+	slot    session.Slot
+	loan    *serverConn // nil: it gets one for each transaction
+	pid     uint32
+	params  []pgwire.Parameter
+	notices []byte
+}
+
+// firstServer gets what the session starts with from the primary, or from a standby
+// while the primary cannot be reached.
+func (s *clientSession) firstServer() (start, error) {
 	sh := s.shared
 	if b := upPrimary(sh.cluster.State()); b != nil && !sh.cluster.State().Holds() {
-		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
+		first, err := s.startOn(session.Primary, b)
 		if err == nil || !isTransient(err) {
-			return session.Primary, loan, err
+			return first, err
 		}
 	}
 	if name := s.env.anyStandby(); name != "" {
 		if b := sh.cluster.State().Backend(name); b != nil {
-			if loan, err := sh.pools.acquire(s.ctx, *b, s.client); err == nil {
-				return session.Standby, loan, nil
+			if first, err := s.startOn(session.Standby, b); err == nil {
+				return first, nil
 			}
 		}
 	}
 	loan, err := s.acquirePrimary()
-	return session.Primary, loan, err
+	if err != nil {
+		return start{}, err
+	}
+	return s.startWith(session.Primary, loan), nil
+}
+
+// startOn gets what the session starts with from one server.
+func (s *clientSession) startOn(slot session.Slot, b *cluster.Backend) (start, error) {
+	sh := s.shared
+	if sh.statements == nil {
+		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
+		if err != nil {
+			return start{}, err
+		}
+		return s.startWith(slot, loan), nil
+	}
+	params, notices, err := sh.pools.greeting(s.ctx, *b, s.client)
+	if err != nil {
+		return start{}, err
+	}
+	s.mu.core.OwnPID(s.ownPID())
+	return start{slot: slot, pid: s.ownPID(), params: params, notices: notices}, nil
+}
+
+func (s *clientSession) startWith(slot session.Slot, loan *serverConn) start {
+	first := start{slot: slot, loan: loan, pid: loan.pid, params: loan.params}
+	if loan.fresh {
+		first.notices = loan.notices
+	}
+	if s.shared.statements != nil {
+		first.pid = s.ownPID()
+		s.mu.core.OwnPID(first.pid)
+	}
+	return first
 }
 
 // acquirePrimary waits for a connection to the primary, for hold.timeout at most.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 // Sampler gives log positions for read-your-writes (package health).
@@ -30,6 +31,7 @@ type sessions struct {
 	sampler    Sampler
 	pools      *pools
 	cancels    *cancelRegistry
+	statements *session.Statements // nil: a session keeps its server connections
 	classifier atomic.Pointer[lb.Classifier]
 	redirects  atomic.Pointer[lb.Redirects]
 	catalogs   *catalogs
@@ -68,6 +70,9 @@ func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups,
 	sh.census, sh.relimit = newCensus(), make(chan struct{}, 1)
 	sh.setLimits(cfg.Limits)
 	sh.cfg.Store(&cfg)
+	if cfg.Pool.Mode == PoolTransaction {
+		sh.statements = session.NewStatements()
+	}
 	classifier, redirects, err := newBalancing(cfg.Balance)
 	if err != nil {
 		return nil, err

@@ -303,7 +303,7 @@ func (c *Core) lookParse(m *message, b []byte) {
 	if sql, _, whole := pgwire.CString(rest); whole {
 		st.verdict = c.env.Classify(sql)
 		if _, n, _, _ := pgwire.Header(b); n == len(b) {
-			st.parse = bytes.Clone(b)
+			c.keepParse(st, b)
 		}
 	}
 	m.st, m.verdict, m.name = st, st.verdict, st.name
@@ -314,6 +314,17 @@ func (c *Core) lookParse(m *message, b []byte) {
 		c.renewShow(st)
 		m.text = st.parse
 	}
+}
+
+// keepParse keeps what makes the statement on another server.
+func (c *Core) keepParse(st *statement, b []byte) {
+	if c.pooled() && st.name != "" && st.verdict.Show == "" {
+		if st.shared = c.statements.of(b, c.settings.key); st.shared != nil {
+			st.parse, st.version = st.shared.parse, st.shared.version
+			return
+		}
+	}
+	st.parse = bytes.Clone(b)
 }
 
 // renewShow puts the present rows into a statement that stands for a SHOW

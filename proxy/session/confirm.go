@@ -32,6 +32,7 @@ type seen struct {
 	stage confirmStage
 	owed  int // answers, also to questions that were given up
 	due   bool
+	run   uint64 // of the standby that has shown it
 	xmax  uint64
 	snap  string
 	xids  []uint64
@@ -41,6 +42,7 @@ type confirmStage uint8
 
 const (
 	confirmNone   confirmStage = iota
+	confirmAttach              // connections to both are wanted
 	confirmAsk                 // rules 1 and 2
 	confirmCommit              // rule 3
 	confirmRuns                // rule 4: the question is on its way
@@ -60,13 +62,13 @@ func (c *Core) unconfirmed() bool {
 	v := &c.seen
 	switch v.stage {
 	case confirmNone:
-		if !v.shown || c.batch.write && !c.batch.loud || !c.server[Primary].ready || !c.server[Standby].ready {
+		if !v.shown || c.batch.write && !c.batch.loud {
 			return false
 		}
-		v.stage, v.xids = confirmAsk, v.xids[:0]
-		c.confirmBy(Standby, askShown)
-		c.confirmBy(Primary, askSnapshot)
-		return true
+		v.stage = confirmAttach
+		return c.confirmNow()
+	case confirmAttach:
+		return c.confirmNow()
 	case confirmWait:
 		if v.due {
 			v.stage, v.due = confirmRuns, false
@@ -75,6 +77,32 @@ func (c *Core) unconfirmed() bool {
 		return true
 	case confirmAsk, confirmCommit, confirmRuns:
 	}
+	return true
+}
+
+// confirmNow asks both servers; a session that keeps no connections gets them first, in
+// this order: nobody waits for one to the primary while it has another. false: they
+// cannot be asked.
+func (c *Core) confirmNow() bool {
+	v := &c.seen
+	p, s := &c.server[Primary], &c.server[Standby]
+	switch {
+	case c.pooled() && !p.ready:
+		c.attaching = Primary
+		return true
+	case c.pooled() && !s.ready:
+		c.attaching, c.want = Standby, c.floor.standby
+		return true
+	case !p.ready, !s.ready:
+		v.stage = confirmNone
+		return false
+	case s.run != v.run: // started again, as if it were lost
+		*v = seen{owed: v.owed}
+		return false
+	}
+	v.stage, v.xids = confirmAsk, v.xids[:0]
+	c.confirmBy(Standby, askShown)
+	c.confirmBy(Primary, askSnapshot)
 	return true
 }
 

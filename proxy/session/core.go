@@ -43,6 +43,9 @@ const MinBuffer = maxLook + pgwire.HeaderLen
 type Env interface {
 	// Classify returns the verdict on the text of a simple query or of a Parse.
 	Classify(sql []byte) *lb.Verdict
+	// SetConfig tells what the calls of set_config in a statement set, where that can be
+	// told.
+	SetConfig(sql []byte) ([]lb.ConfigChange, bool)
 	// Show returns the SELECT that yields the rows of one of pgproxy's SHOW commands.
 	Show(name string) string
 	// Choose picks the server of a read. attached is the backend in slot Standby,
@@ -87,6 +90,8 @@ type Env interface {
 type Attachment struct {
 	Backend string // its name in the configuration
 	ID      uint64 // unique in the process; another one after a reconnect
+	Uses    uint64 // how many sessions have had it, with this one
+	PID     uint32 // of its server process
 	Fresh   bool   // nobody used the connection before
 	// Server stands for one run of a server between two restarts; 0: not known.
 	Server uint64
@@ -94,10 +99,6 @@ type Attachment struct {
 	// as after its login.
 	Carried *Carried
 }
-
-// Carried is what a server connection keeps from one session to the next where it is
-// not reset in between.
-type Carried struct{}
 
 // Core is the state of one session between the end of its startup and its end.
 // It is not safe for concurrent use.
@@ -118,8 +119,11 @@ type Core struct {
 	skipToSync bool // an error of our own was raised inside a batch
 
 	names    names
-	journal  journal
+	settings settings
 	pins     pin
+	unpinDue bool // what pins the session may have ended
+	written  exact
+	ownPID   uint32 // told to the client; 0: its server's
 	floor    floor
 	seen     seen
 	readOnly readOnly
@@ -131,12 +135,16 @@ type Core struct {
 	stalled  bool   // the next message waits until what is in flight was answered
 
 	attaching Slot   // asked for, not given yet
+	exactly   bool   // the connection of the session's last write, and no other
 	want      string // backend for slot Standby while attaching
 	detach    []Detachment
 	mid       Slot   // a message of this slot is partly forwarded to the client
 	deferred  []byte // for the client, when mid has ended
 
 	yielding bool // nothing new is to begin on the primary
+
+	statements *Statements // nil: connections are kept until the session ends
+	perServer  int         // prepared statements that a server connection keeps
 
 	garbled bool // the client has sent what is no message; its bytes go to the primary as they are
 	ending  bool // the client has gone; close when everything in flight is answered
@@ -166,10 +174,17 @@ type batch struct {
 	large   bool // too much to look at, or to keep
 	moved   bool // its start went to the standby, the rest goes to the primary
 	part    bool // so it did: the rest alone cannot be repeated
+	// verified: that its statements have the result of before was looked at; changed:
+	// one has not.
+	verified, changed bool
+	lastValue         bool // it asks for values of sequences that the session has used
+
 	hint    lb.Target
 	loud    bool   // with write: an answer may show data
 	givenUp bool   // its reads go to the primary
 	standby string // chosen, but not known to have caught up
+	// standbyRun is the run of the standby for which it was routed again.
+	standbyRun uint64
 }
 
 // New starts the core of a session whose startup is over. Its server
@@ -190,13 +205,22 @@ func (c *Core) Closed() bool { return c.closed }
 // Attach puts a server connection into a slot.
 func (c *Core) Attach(slot Slot, a Attachment) {
 	s := &c.server[slot]
-	*s = server{ready: true, backend: a.Backend, id: a.ID, began: a.Server, tx: pgwire.TxIdle, out: s.out}
-	s.behind = slot == Primary && len(c.names.known) > 0
+	*s = server{
+		ready: true, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, loan: exact{a.ID, a.Uses},
+		tx: pgwire.TxIdle, out: s.out,
+	}
+	if s.run == 0 {
+		s.run = a.ID | unknownRun
+	}
+	s.behind = slot == Primary && len(c.names.known) > 0 && !c.pooled()
 	if !a.Fresh {
 		s.unnamed = staleVersion
 	}
+	if a.Carried != nil {
+		s.carry(a.Carried)
+	}
 	if c.attaching == slot {
-		c.attaching, c.want = None, ""
+		c.attaching, c.want, c.exactly = None, "", false
 	}
 	if slot == Primary {
 		c.emitListens()
@@ -215,13 +239,17 @@ func (c *Core) Wanted() (Slot, string) { return c.attaching, c.want }
 // ErrorResponse to give to the client when the primary was asked for; a missing
 // standby is replaced by the primary.
 func (c *Core) AttachFailed(slot Slot, raw []byte) {
-	c.attaching, c.want = None, ""
+	c.attaching, c.want, c.exactly = None, "", false
+	if c.seen.stage == confirmAttach && slot == Primary {
+		c.seen.stage = confirmNone
+	}
 	switch {
 	case slot == Primary && c.cannotListen():
 	case slot == Standby:
 		if c.batch.slot == Standby {
 			c.batch.slot, c.batch.ended, c.batch.givenUp = None, true, true
 		}
+		c.seen = seen{owed: c.seen.owed} // what the standby has shown cannot be asked
 	case c.sent.pending:
 		c.failReplay(raw)
 	default:
@@ -233,6 +261,7 @@ func (c *Core) AttachFailed(slot Slot, raw []byte) {
 // Detached returns the connections given back since the last call. They are not
 // the session's any more.
 func (c *Core) Detached() []Detachment {
+	c.rest()
 	d := c.detach
 	c.detach = nil
 	return d
@@ -284,10 +313,28 @@ func (c *Core) Leftovers(slot Slot) Leftovers {
 	s := &c.server[slot]
 	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
 	return Leftovers{
-		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && !inBatch && c.body.to != slot,
-		Clean:    !s.dirty && s.tx == pgwire.TxIdle,
+		// DISCARD ALL empties custom settings and does not remove them.
+		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && !inBatch && c.body.to != slot && len(s.custom) == 0,
+		Clean:    !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
 		Tx:       s.tx,
 	}
+}
+
+// giveBack takes the connection out of the slot.
+func (c *Core) giveBack(slot Slot) {
+	s := &c.server[slot]
+	d := Detachment{Slot: slot, Leftovers: c.Leftovers(slot)}
+	if s.written {
+		c.written = s.loan
+	}
+	bound := slot == Primary && c.pins&pinBound != 0
+	if c.pooled() && !bound && s.private == 0 && s.tx == pgwire.TxIdle && !s.leftover {
+		d.Carried = s.carried()
+		d.Clean = true
+		d.Reusable = d.Reusable || len(s.custom) > 0
+	}
+	c.detach = append(c.detach, d)
+	c.server[slot] = server{out: s.out}
 }
 
 // ClientGone tells that the client sent Terminate or closed its side. What is in

@@ -5,7 +5,9 @@ import "github.com/pgproxy/pgproxy/internal/cluster"
 // floor is what a standby must have replayed before the session may read from
 // it: everything that the session has seen or written elsewhere.
 type floor struct {
-	last uint64 // ID of the server connection that gave the last answer
+	run     uint64 // of the server that gave the last answer
+	standby string // gave the last answer of a standby,
+	stood   uint64 // and its run
 
 	// A read that wants to go back to a standby waits for the next sample once
 	// refused reads of a row went to the primary; patience bounds the row.
@@ -27,13 +29,16 @@ type floor struct {
 // server must have replayed past a sample that is taken from now on.
 func (c *Core) answered(slot Slot) {
 	f := &c.floor
-	f.last = c.server[slot].id
+	f.run = c.server[slot].run
+	if slot == Standby {
+		f.standby, f.stood = c.server[slot].backend, f.run
+	}
 	if f.heard { // what the standby said may be older than the notification
-		f.last = c.server[Primary].id
+		f.run = c.server[Primary].run
 	}
 	f.set, f.resolved, f.mark = true, false, c.env.Mark()
 	if slot == Standby && c.env.Confirms() {
-		c.seen.shown = true
+		c.seen.shown, c.seen.run = true, c.server[Standby].run
 	}
 }
 
@@ -97,9 +102,9 @@ func (c *Core) StopWaiting() {
 
 // caughtUp reports whether the standby may be read from. When that is not known
 // a sample is asked for and the answer is no.
-func (c *Core) caughtUp(backend string, id uint64) bool {
+func (c *Core) caughtUp(backend string, run uint64) bool {
 	f := &c.floor
-	if !f.set || (id != 0 && id == f.last) || !c.env.Floors() {
+	if !f.set || (run != 0 && run == f.run) || !c.env.Floors() {
 		return true
 	}
 	s := c.env.Samples()
@@ -124,5 +129,17 @@ func (c *Core) caughtUp(backend string, id uint64) bool {
 		}
 	}
 	c.env.RequestSample()
+	return false
+}
+
+// standbyHolds reports that the server behind the standby's connection is still the one
+// that the choice was made for; else the batch is to be routed again.
+func (c *Core) standbyHolds() bool {
+	s := &c.server[Standby]
+	if c.busy() == Standby || c.readOnly.open || c.batch.given || s.run == c.floor.run || c.batch.standbyRun == s.run {
+		return true
+	}
+	c.batch.standbyRun = s.run // once
+	c.batch.slot = None
 	return false
 }

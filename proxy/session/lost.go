@@ -363,7 +363,8 @@ func (c *Core) forgetTransaction(slot Slot) {
 
 // undoSettings drops the settings of a transaction that is gone, or will be run again.
 func (c *Core) undoSettings() {
-	c.journal.unsettled, c.journal.savepoint, c.journal.failed = nil, false, false
+	c.settings.forget()
+	c.settings.failed = false
 	c.listens.settle(false)
 }
 

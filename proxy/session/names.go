@@ -9,13 +9,15 @@ import (
 // void, and for show statements, which are parsed anew for each Bind.
 type statement struct {
 	name    string
-	version uint64 // unique in the session; tells which text a server has under the name
+	version uint64 // tells which text a server has under the name; unique in what may meet there
 	verdict *lb.Verdict
 	// parse is the Parse message that makes it on another server; nil when it was
 	// too large to keep.
 	parse []byte
 	// sql is set for one made by SQL PREPARE: the text that makes it.
 	sql []byte
+	// shared is set where the servers have it under another name.
+	shared *shared
 	// row is a hash of the RowDescription that the client was given for it, 0: none.
 	row uint64
 	// void: its Parse has failed or was skipped.
@@ -55,7 +57,9 @@ type names struct {
 	unnamed  *statement
 	ops      []*op
 	versions uint64
-	seq      uint64 // of the last op
+	blocks   *Statements // gives out blocks of versions; nil: they are the session's own
+	left     int         // of the block
+	seq      uint64      // of the last op
 	// surprises counts the changes that lookup could not foresee: a change that was
 	// skipped, and what SQL does.
 	surprises uint64
@@ -66,6 +70,12 @@ type names struct {
 }
 
 func (n *names) nextVersion() uint64 {
+	if n.blocks != nil {
+		if n.left == 0 {
+			n.versions, n.left = n.blocks.take()-1, block
+		}
+		n.left--
+	}
 	n.versions++
 	return n.versions
 }

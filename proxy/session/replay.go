@@ -114,7 +114,8 @@ func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 			return false
 		}
 		if e.journal { // it cannot be brought to the session's settings
-			c.pins |= pinUnknown
+			c.pins |= pinApart
+			s.leftover = true
 		}
 		if bound {
 			return false
@@ -185,7 +186,7 @@ func (c *Core) substitute(raw []byte) { c.toClient(Standby, raw) }
 func (c *Core) skipAfterOwnError() {
 	s := &c.server[Standby]
 	e := s.next()
-	c.journal.failed = true
+	c.settings.failed = true
 	e.failed, c.sent.failed = true, true
 	if e.kind != pgwire.Query && e.kind != pgwire.Sync {
 		c.skipOwed(s)

@@ -25,6 +25,9 @@ func (c *Core) consider(m *message) {
 	case pgwire.Query, pgwire.Bind, pgwire.Execute, pgwire.FunctionCall:
 		b.execute = true
 	}
+	if v := m.verdict; v != nil && v.Statements == 1 && v.Effects&lb.EffectLastValue != 0 && !b.lastValue {
+		b.lastValue = !b.write || len(c.held) == 1 // else what was written before it is meant
+	}
 	if v := m.verdict; v != nil && v.Hint != lb.ToAny && b.hint != lb.ToPrimary {
 		b.hint = v.Hint
 	}
@@ -162,7 +165,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case c.seen.stage == confirmNone:
 		slot, wait = c.chooseRead()
 		return slot, wait || slot == Primary && c.unconfirmed()
-	case c.seen.stage == confirmWait && s.ready && c.caughtUp(s.backend, s.id): // meanwhile
+	case c.seen.stage == confirmWait && s.ready && c.caughtUp(s.backend, s.run): // meanwhile
 		c.seen.stage = confirmNone
 		c.unblocked()
 		return Standby, false
@@ -175,8 +178,11 @@ func (c *Core) route() (slot Slot, wait bool) {
 func (c *Core) chooseRead() (slot Slot, wait bool) {
 	s := &c.server[Standby]
 	attached := ""
-	if s.ready {
+	switch {
+	case s.ready:
 		attached = s.backend
+	case c.pooled():
+		attached = c.floor.standby // to stay with it costs no wait
 	}
 	name := c.batch.standby
 	if name == "" {
@@ -185,26 +191,23 @@ func (c *Core) chooseRead() (slot Slot, wait bool) {
 	if name == "" {
 		return Primary, false
 	}
-	id := uint64(0)
-	if name == attached {
-		id = s.id
+	run := uint64(0)
+	switch {
+	case s.ready && name == s.backend:
+		run = s.run
+	case !s.ready && name == c.floor.standby:
+		run = c.floor.stood // which dispatch looks at when the connection is there
 	}
-	if !c.caughtUp(name, id) {
+	if !c.caughtUp(name, run) {
 		c.batch.standby = name
 		return Primary, c.blocked()
 	}
 	c.unblocked()
-	if name != attached {
+	if !s.ready || name != s.backend {
 		if s.ready {
 			c.giveBack(Standby)
 		}
 		c.want = name
 	}
 	return Standby, false
-}
-
-// giveBack takes the connection out of the slot.
-func (c *Core) giveBack(slot Slot) {
-	c.detach = append(c.detach, Detachment{Slot: slot, Leftovers: c.Leftovers(slot)})
-	c.server[slot] = server{out: c.server[slot].out}
 }

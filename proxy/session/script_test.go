@@ -234,6 +234,9 @@ func (e *fakeEnv) event(format string, args ...any) {
 func (e *fakeEnv) Classify(sql []byte) *lb.Verdict {
 	return e.classifier.Classify(e.catalog, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true}, sql, &e.scratch)
 }
+func (e *fakeEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
+	return lb.SetConfig(sql, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true})
+}
 func (e *fakeEnv) Show(name string) string         { return "SELECT rows of " + name }
 func (e *fakeEnv) Choose(string, lb.Target) string { return e.choose }
 func (e *fakeEnv) Samples() *cluster.Samples       { return e.samples }

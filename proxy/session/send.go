@@ -41,15 +41,24 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	switch {
 	case !c.server[slot].ready:
 		c.attaching = slot
+		c.exactly = slot == Primary && c.pooled() && c.batch.lastValue
 		return false
 	case c.server[slot].fatal: // its end follows
 		return false
 	}
+	if slot == Standby && c.pooled() && !c.standbyHolds() {
+		return c.dispatch(b, pos) // the server was started again meanwhile: choose anew
+	}
 	if c.server[slot].live == 0 {
 		c.applySettings(slot)
+		c.verifyStatements(slot)
 	}
 	if c.server[slot].restoring > 0 {
 		return false // with other settings, or another role, a write could be a different one
+	}
+	if c.batch.changed {
+		c.failBatch(pgwire.AppendError(nil, "ERROR", "0A000", "cached plan must not change result type", "", ""))
+		return true
 	}
 	if slot == Primary && (c.yielding && !c.continues() || !c.restoreNames()) {
 		return false
@@ -106,10 +115,11 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	if !inject {
 		e.op = m.op
 	}
+	text, cut := m.text, len(b)
 	if s.skipping {
 		if m.typ != pgwire.Sync {
 			c.names.cancel(m.op)
-			s.write(m, b, at)
+			s.write(text, cut, b, at)
 			return
 		}
 		s.skipping, e.failed = false, true
@@ -125,16 +135,22 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.FunctionCall:
 		s.ran(nil)
 	case pgwire.Parse:
-		c.prepareParse(slot, m, &e)
+		if made := c.prepareParse(slot, m, &e); made != nil {
+			text = made
+		}
 	case pgwire.Bind:
 		if m.st != nil && m.st.show != "" && !c.parseInFlight(m.st) {
 			c.renewShow(m.st)
 		}
-		c.ensure(slot, m.name, m.st)
+		if name := c.ensure(slot, m.name, m.st); name != m.name {
+			text, cut = bindTo(b, m.n, name)
+		}
 	case pgwire.Describe:
 		if m.stmt {
-			c.ensure(slot, m.name, m.st)
-			e.st = m.st
+			e.st, e.name = m.st, c.ensure(slot, m.name, m.st)
+			if e.name != m.name {
+				text = pgwire.AppendDescribe(nil, 'S', e.name)
+			}
 		}
 	case pgwire.Close:
 		if m.stmt {
@@ -143,7 +159,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		}
 	case pgwire.Execute:
 		e.verdict, e.st = m.verdict, m.st
-		c.foresee(slot, m.verdict)
+		c.foreseeText(slot, m.verdict, m.st.sqlText())
 		s.ran(m.verdict)
 	case pgwire.Sync:
 		owes = !s.copyIn
@@ -156,7 +172,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	default:
 		owes = false
 	}
-	s.write(m, b, at)
+	s.write(text, cut, b, at)
 	if owes && m.endsBatch() {
 		e.fate, s.handed = s.handed, fate{}
 	}
@@ -165,15 +181,18 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	}
 }
 
-// write puts the bytes of a message out.
-func (s *server) write(m *message, b []byte, at int) {
-	switch {
-	case m.text != nil:
-		s.out.write(m.text)
-	case at >= 0:
-		s.out.forward(at, at+len(b))
-	default:
-		s.out.write(b)
+// write puts the bytes of a message out; text, if there is any, in the place of
+// b[:cut].
+func (s *server) write(text []byte, cut int, b []byte, at int) {
+	from := 0
+	if text != nil {
+		s.out.write(text)
+		from = cut
+	}
+	if at >= 0 {
+		s.out.forward(at+from, at+len(b))
+	} else {
+		s.out.write(b[from:])
 	}
 }
 
@@ -194,12 +213,12 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	s := &c.server[slot]
 	v := m.verdict
 	e.verdict = v
-	c.foresee(slot, v)
-	const needText = lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
+	const needText = lb.EffectSetConfig | lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
 	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
 	}
+	c.foreseeText(slot, v, e.text)
 	if v.Effects&byName != 0 && v.Statements == 1 && v.Name != "" {
 		c.ensureSQL(slot, v.Name, c.names.lookupAt([]byte(v.Name), m.seq))
 	}
@@ -210,46 +229,127 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 // ran notes that a statement runs, which may be anything when v is nil.
 func (s *server) ran(v *lb.Verdict) {
 	if v == nil || !v.Read && v.Show == "" {
-		s.wrote, s.dirty = true, true
+		s.wrote, s.written, s.dirty = true, true, true
 	}
 }
 
-func (c *Core) prepareParse(slot Slot, m *message, e *expect) {
+// prepareParse returns what is sent in the place of the message, nil: itself.
+func (c *Core) prepareParse(slot Slot, m *message, e *expect) (text []byte) {
 	s := &c.server[slot]
 	if m.st == nil {
-		return
+		return nil
 	}
-	if m.name != "" {
-		c.ensure(slot, m.name, m.prev) // so that a name in use is refused, and a free one is not
+	name := m.name
+	switch {
+	case m.st.shared != nil && m.prev == nil:
+		// What is there may have been made before a table was changed.
+		name, text = m.st.shared.name, m.st.shared.parse
+		c.closeStatement(slot, name)
+		c.makeRoom(slot)
+	case name != "":
+		c.ensureAs(slot, name, m.prev) // so that a name in use is refused, and a free one is not
 		s.dirty = true
 	}
-	e.st, e.named, e.name, e.before = m.st, true, m.name, s.version(m.name)
-	s.setVersion(m.name, m.st.version)
+	e.st, e.named, e.name, e.before = m.st, true, name, s.version(name)
+	s.setVersion(name, m.st.version)
+	return text
 }
 
-// ensure makes the server's statement of that name the one that the session
-// means; st nil: none.
-func (c *Core) ensure(slot Slot, name string, st *statement) {
-	s := &c.server[slot]
-	have := s.version(name)
-	want := uint64(0)
-	if st != nil {
-		want = st.version
+// ensure makes the server's statement the one that the session means by that name, and
+// returns its name on the server; st nil: there is none.
+func (c *Core) ensure(slot Slot, name string, st *statement) string {
+	if st == nil || st.shared == nil {
+		c.ensureAs(slot, name, st)
+		return name
 	}
-	if have == want || st != nil && st.parse == nil {
+	s := &c.server[slot]
+	if s.version(st.shared.name) == 0 {
+		c.makeRoom(slot)
+		c.makeStatement(slot, st.shared.name, st, st.shared.parse)
+	}
+	s.use(st.shared.name, 0)
+	return st.shared.name
+}
+
+// ensureAs makes the server's statement of that name the one that the session means;
+// st nil: none.
+func (c *Core) ensureAs(slot Slot, name string, st *statement) {
+	have := c.server[slot].version(name)
+	switch {
+	case st == nil:
+		c.closeStatement(slot, name)
+		return
+	case have == st.version:
+		return
+	case st.parse == nil:
+		if c.pooled() {
+			c.closeStatement(slot, name) // what is there is another session's
+		}
 		return
 	}
-	if have != 0 && (name != "" || want == 0) {
+	if name != "" {
+		c.closeStatement(slot, name)
+	}
+	parse := st.parse
+	if st.shared != nil {
+		parse = parseAs(parse, name)
+	}
+	c.makeStatement(slot, name, st, parse)
+}
+
+// closeStatement has the server drop the statement of that name, if it has one.
+func (c *Core) closeStatement(slot Slot, name string) {
+	s := &c.server[slot]
+	if have := s.version(name); have != 0 {
 		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: have})
 		s.setVersion(name, 0)
 	}
-	if want != 0 {
-		c.inject(slot, st.parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name)})
-		s.setVersion(name, want)
-		s.dirty = s.dirty || name != ""
-		if st.row != 0 {
-			c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st})
+}
+
+// makeStatement prepares a statement that the session has already.
+func (c *Core) makeStatement(slot Slot, name string, st *statement, parse []byte) {
+	s := &c.server[slot]
+	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name)})
+	s.setVersion(name, st.version)
+	s.dirty = s.dirty || name != ""
+	if st.row != 0 {
+		c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name})
+	}
+}
+
+// makeRoom lets a server drop the shared statement that was not used for longest when
+// it has as many as it may.
+func (c *Core) makeRoom(slot Slot) {
+	s := &c.server[slot]
+	if len(s.names)-s.private >= c.perServer {
+		c.closeStatement(slot, s.oldest())
+	}
+}
+
+// verifyStatements finds out, before a batch begins, whether the statements that it
+// uses still have the result that the client was told of: on a connection where
+// another session has made them, or nobody has. Inside of a transaction the Describe
+// behind makeStatement does so.
+func (c *Core) verifyStatements(slot Slot) {
+	s := &c.server[slot]
+	if !c.pooled() || c.batch.verified || s.tx != pgwire.TxIdle || s.restoring > 0 || slot == Primary && c.batch.given {
+		return
+	}
+	c.batch.verified = true
+	c.restorePrivate(slot)
+	for i := range c.held {
+		st := c.held[i].st
+		if st == nil || st.shared == nil || st.row == 0 || s.names[st.shared.name].row == st.row || st.void {
+			continue
 		}
+		c.closeStatement(slot, st.shared.name)
+		c.makeRoom(slot)
+		s.setVersion(st.shared.name, st.version)
+		s.use(st.shared.name, st.row) // what it is otherwise is found out now
+		c.inject(slot, st.shared.parse, expect{kind: pgwire.Parse, st: st, named: true, name: st.shared.name})
+		c.inject(slot, pgwire.AppendDescribe(nil, 'S', st.shared.name), expect{kind: pgwire.Describe, st: st, name: st.shared.name, verify: true})
+		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync, verify: true})
+		s.restoring++
 	}
 }
 
@@ -266,6 +366,23 @@ func (c *Core) shadow(name string, st *statement) {
 	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }
 
+// restorePrivate makes the statements of SQL PREPARE that the batch names, before it
+// begins: not inside of it, where a simple query would end it. A text that does not
+// tell what it executes gets them all.
+func (c *Core) restorePrivate(slot Slot) {
+	for i := range c.held {
+		m := &c.held[i]
+		switch v := m.verdict; {
+		case m.typ == pgwire.Query && v.Effects&byName != 0 && v.Name == "":
+			for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
+				c.ensureSQL(slot, name, c.names.known[name])
+			}
+		case m.st != nil && m.st.sql != nil && m.typ != pgwire.Query:
+			c.ensureSQL(slot, m.name, m.st)
+		}
+	}
+}
+
 // ensureSQL does so before a simple query that names the statement.
 func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
 	s := &c.server[slot]
@@ -273,7 +390,7 @@ func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
 		return
 	}
 	if st == nil || st.sql == nil {
-		c.ensure(slot, name, st)
+		c.ensureAs(slot, name, st)
 		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 		return
 	}

@@ -12,20 +12,26 @@ type server struct {
 	out     Output
 	ready   bool // attached
 	backend string
-	id      uint64
+	run     uint64 // stands for one run of the server, or for this connection where that is not known
 	began   uint64 // Attachment.Server
-	tx      byte   // status of the last ReadyForQuery
+	pid     uint32
+	loan    exact
+	tx      byte // status of the last ReadyForQuery
 
 	ring []expect // answers owed, oldest first from head
 	head int
 	live int // entries of ring that belong to the client
 
-	names   map[string]uint64 // versions of the named statements it has, answers in flight counted as given
-	unnamed uint64            // version of the unnamed one, 0: none
-	behind  bool              // of the primary: it lacks statements that the session had before
-	applied int               // position in the journal of settings
+	names   map[string]made // the named statements it has, answers in flight counted as given
+	private int             // how many of them are under names of the session's own
+	uses    uint64          // counts the uses of named statements
+	unnamed uint64          // version of the unnamed one, 0: none
+	behind  bool            // of the primary: it lacks statements that the session had before
 
-	restoring int // answers owed to expect.restore
+	settings string   // key of the settings that it has
+	custom   []string // custom settings that it knows
+
+	restoring int // answers owed to expect.restore and expect.verify
 
 	left     int  // bytes to come of the message that is passing through
 	dropping bool // they are thrown away
@@ -37,6 +43,7 @@ type server struct {
 	leftover    bool  // something is there that it does not remove
 	fatal       bool  // an ErrorResponse FATAL or PANIC has come
 	wrote       bool  // something not known to be a read is in flight
+	written     bool  // or was
 	unsure      bool  // a commit was not confirmed by a standby, and the client is to be told
 	handed      fate  // of the batch of which the end was not handed over
 	at          phase // by what has been answered since tx was
@@ -50,8 +57,10 @@ type expect struct {
 	inject   bool // sent by us: the answer is swallowed
 	journal  bool // with inject: sets a setting
 	restore  bool // with journal: on the primary; what the client sends waits for it
+	verify   bool // with inject: makes a statement anew to see its result
 	rollback bool // with inject: ends server.rollingBack
 	confirm  bool // with inject: asks for what seen needs
+	pins     bool // with inject: asks what pins the session
 	failed   bool // of Query, or the Sync behind it: an error has come
 	fate     fate // of what ends a batch
 
@@ -59,9 +68,29 @@ type expect struct {
 	st      *statement  // of Parse, Execute, and Describe of a statement
 	op      *op         // change of the namespace that the answer confirms
 	named   bool        // of Parse, Close of a statement, and our own PREPARE:
-	name    string      // its name,
+	name    string      // its name on the server (of Describe of a statement, too),
 	before  uint64      // and the version that the server had
 	text    []byte      // of Query: a copy, where its effects need it
+}
+
+// made is a named statement that a server has.
+type made struct {
+	version uint64
+	row     uint64 // hash of its RowDescription, 0: not known
+	used    uint64 // server.uses when it was used last
+}
+
+// unknownRun marks what stands for a connection and not for a run of a server.
+const unknownRun = 1 << 63
+
+// carry takes over what earlier sessions have left.
+func (s *server) carry(k *Carried) {
+	s.names, s.uses, s.settings, s.custom = k.names, k.uses, k.settings, k.custom
+}
+
+// carried returns it for the next session.
+func (s *server) carried() *Carried {
+	return &Carried{names: s.names, uses: s.uses, settings: s.settings, custom: s.custom}
 }
 
 // copyEnd marks CopyDone or CopyFail in the ring.
@@ -126,21 +155,64 @@ func (s *server) version(name string) uint64 {
 	if name == "" {
 		return s.unnamed
 	}
-	return s.names[name]
+	return s.names[name].version
 }
 
 func (s *server) setVersion(name string, v uint64) {
 	switch {
 	case name == "":
 		s.unnamed = v
-	case v == 0:
-		delete(s.names, name)
 	default:
-		if s.names == nil {
-			s.names = make(map[string]uint64)
+		m, had := s.names[name]
+		switch {
+		case had && m.version == v:
+			return
+		case v == 0 && had:
+			delete(s.names, name)
+			s.own(name, -1)
+		case v != 0:
+			if s.names == nil {
+				s.names = make(map[string]made)
+			}
+			s.uses++
+			s.names[name] = made{version: v, used: s.uses}
+			if !had {
+				s.own(name, 1)
+			}
 		}
-		s.names[name] = v
 	}
+}
+
+// own counts the names of the session's own.
+func (s *server) own(name string, by int) {
+	if !isShared(name) {
+		s.private += by
+	}
+}
+
+// use notes that a named statement is used, and with row what its result is.
+func (s *server) use(name string, row uint64) {
+	m, ok := s.names[name]
+	if !ok {
+		return
+	}
+	s.uses++
+	m.used = s.uses
+	if row != 0 {
+		m.row = row
+	}
+	s.names[name] = m
+}
+
+// oldest returns the shared statement that was not used for longest.
+func (s *server) oldest() (name string) {
+	least := ^uint64(0)
+	for n, m := range s.names {
+		if m.used < least && isShared(n) {
+			name, least = n, m.used
+		}
+	}
+	return name
 }
 
 // deallocated notes that the server has dropped a named statement, or all of them
@@ -149,8 +221,9 @@ func (s *server) deallocated(name string) {
 	s.undo()
 	if name == "" {
 		clear(s.names)
+		s.private = 0
 	} else {
-		delete(s.names, name)
+		s.setVersion(name, 0)
 	}
 	s.redo()
 }
@@ -259,8 +332,11 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	mine := e != nil && e.inject
 	switch typ {
 	case pgwire.DataRow, pgwire.CopyData:
-		if mine && e.confirm {
+		switch {
+		case mine && e.confirm:
 			c.seen.confirmRow(slot, body)
+		case mine && e.pins:
+			c.pinned(body)
 		}
 		if mine || e == nil && slot == Standby || c.sent.skip > 0 {
 			return false
@@ -283,7 +359,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		if slot == Primary {
 			c.notified()
 		}
-		return slot == Primary
+		return slot == Primary && !c.notifyAsOwn(body)
 	}
 	if e == nil {
 		return slot == Primary // nothing was asked: the client may know better
@@ -311,7 +387,7 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 	switch typ {
 	case pgwire.ParseComplete:
 		c.names.confirm(e.op)
-		if slot == Standby && !e.inject && e.name != "" {
+		if slot == Standby && !e.inject && e.name != "" && !c.pooled() {
 			c.shadow(e.name, e.st)
 		}
 		return true
@@ -319,7 +395,7 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		return true
 	case pgwire.CloseComplete:
 		c.names.confirm(e.op)
-		if slot == Standby && !e.inject && e.named && e.name != "" {
+		if slot == Standby && !e.inject && e.named && e.name != "" && !c.pooled() {
 			c.shadow(e.name, nil)
 		}
 		return true
@@ -351,7 +427,10 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 // and raises what PostgreSQL raises there.
 func (c *Core) described(slot Slot, e *expect, body []byte) {
 	row := hash(body)
+	c.server[slot].use(e.name, row)
 	switch {
+	case e.verify:
+		c.batch.changed = c.batch.changed || e.st.row != row
 	case !e.inject:
 		e.st.row = row
 	case e.st.row == 0 || e.st.row == row || slot != Standby || c.server[Standby].live == 0:
@@ -432,7 +511,7 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		if done.rollback {
 			s.rollingBack = false
 		}
-		if done.restore {
+		if done.restore || done.verify {
 			s.restoring--
 		}
 		if done.confirm {
@@ -457,10 +536,10 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		if c.busy() == None && !c.batch.open { // else what was looked at has portals, too
 			c.names.forgetPortals()
 		}
-		c.listens.settle(!c.journal.failed)
+		c.listens.settle(!c.settings.failed)
 		c.settle(slot)
 	}
-	c.journal.failed = false
+	c.settings.failed = false
 	c.answered(slot)
 	if slot == Primary {
 		c.noteWrite()
@@ -531,7 +610,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if mine {
 		return false
 	}
-	c.journal.failed = true
+	c.settings.failed = true
 	c.sent.failed = true
 	c.sent.skip = 0
 	c.env.Failed(slot, false)

@@ -3,45 +3,38 @@ package session
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
 )
 
-// pin is a set of reasons why the session's reads stay on the primary, or why it
-// cannot go on without its present connection to it.
-type pin uint8
-
-const (
-	pinUnknown   pin = 1 << iota // something changed the session in a way that cannot be repeated
-	pinTemporary                 // it has temporary relations, which hide others
-	pinIsolation                 // its transactions are not READ COMMITTED by default, or not read-write
-	pinListen                    // LISTEN,
-	pinLock                      // session locks,
-	pinCursor                    // and WITH HOLD cursors: no reasons against reads elsewhere
-
-	pinReads = pinUnknown | pinTemporary | pinIsolation
-	pinBound = pinUnknown | pinTemporary | pinListen | pinLock | pinCursor
-)
-
-// journal is the list of statements that bring a server to the session's
-// settings. Each server remembers how far it has come (server.applied).
-type journal struct {
+// settings are what the client has set in its session, as the statements that bring
+// a server there from the values that its login gave.
+type settings struct {
 	entries []setting
-	seq     int // position after the last entry
+	key     string // their texts: servers with the same key have the same settings
 	// unsettled are those of the open transaction; they count when it commits.
 	unsettled []setting
-	savepoint bool // the open transaction has savepoints: what is undone is not known
-	failed    bool // an error has come since the batch began
+	marks     []mark // savepoints of the open transaction, oldest first
+	blind     bool   // it has others, of which the text does not tell
+	failed    bool   // an error has come since the batch began
+	// custom are the custom settings ("a.b") that the session has named. A server on
+	// which one was set once knows it for ever.
+	custom []string
 }
 
-// setting is one statement of the journal.
+// setting is one statement.
 type setting struct {
-	seq int
-	// kind is EffectSet, EffectResetAll, EffectDiscardAll or EffectDeallocate (ALL).
-	kind lb.Effect
-	name string // folded name of the setting, of EffectSet
-	sql  []byte
+	kind  lb.Effect // EffectSet, EffectResetAll or EffectDiscardAll
+	names []string  // folded, of EffectSet
+	sql   []byte
+}
+
+// mark is a savepoint.
+type mark struct {
+	name string
+	at   int // unsettled[:at] are older
 }
 
 // hides reports that an earlier entry has no effect any more.
@@ -49,130 +42,192 @@ func (e *setting) hides(earlier *setting) bool {
 	switch e.kind {
 	case lb.EffectDiscardAll:
 		return true
-	case lb.EffectResetAll: // leaves the role, the prepared statements, and what DISCARD ALL did beside
-		return earlier.kind == lb.EffectResetAll ||
-			earlier.kind == lb.EffectSet && earlier.name != "role" && earlier.name != "session_authorization"
-	case lb.EffectDeallocate:
-		return earlier.kind == lb.EffectDeallocate
+	case lb.EffectResetAll: // leaves the role
+		return !earlier.about("role") && !earlier.about("session_authorization")
 	}
-	return earlier.kind == lb.EffectSet && earlier.name == e.name
+	return !slices.ContainsFunc(earlier.names, func(name string) bool { return !e.about(name) })
 }
 
-// maxJournal bounds the bytes of the journal; a session with more is pinned.
-const maxJournal = 16 << 10
+func (e *setting) about(name string) bool { return slices.Contains(e.names, name) }
+
+// maxSettings bounds the bytes of the statements; a session with more is pinned.
+const maxSettings = 64 << 10
+
+// keySeparator stands between the texts in a key; no text has it.
+const keySeparator = "\x00"
 
 // add puts an entry behind those there are; the earlier ones that it hides go.
-func (j *journal) add(e setting) {
-	j.seq++
-	e.seq = j.seq
+func (j *settings) add(e setting) {
 	j.entries = slices.DeleteFunc(j.entries, func(earlier setting) bool { return e.hides(&earlier) })
-	j.entries = append(j.entries, e)
-}
-
-func (j *journal) size() int {
-	n := 0
-	for i := range j.entries {
-		n += len(j.entries[i].sql)
+	if e.kind == lb.EffectSet {
+		j.entries = append(j.entries, e)
 	}
-	return n
 }
 
-// transactionEnded takes the end of a transaction from a command tag. A batch may
-// hold several, and with AND CHAIN no ReadyForQuery tells of it.
+// rekey is called after add.
+func (j *settings) rekey() {
+	var b strings.Builder
+	for i := range j.entries {
+		if i > 0 {
+			b.WriteString(keySeparator)
+		}
+		b.Write(j.entries[i].sql)
+	}
+	j.key = b.String()
+}
+
+// beyond returns the entries that a server lacks which has those of key; false: it
+// has others.
+func (j *settings) beyond(key string) ([]setting, bool) {
+	switch {
+	case key == "":
+		return j.entries, true
+	case key == j.key:
+		return nil, true
+	case strings.HasPrefix(j.key, key+keySeparator):
+		return j.entries[strings.Count(key, keySeparator)+1:], true
+	}
+	return nil, false
+}
+
+// transactionEnded takes the end of a transaction, and what becomes of its savepoints,
+// from a command tag. A batch may hold several, and with AND CHAIN no ReadyForQuery
+// tells of it.
 func (c *Core) transactionEnded(slot Slot, v *lb.Verdict, tag []byte) {
-	j := &c.journal
+	j := &c.settings
+	savepoint := lb.NoSavepoint
+	if v != nil {
+		savepoint = v.Savepoint
+	}
 	switch string(tag) {
 	case "SAVEPOINT":
-		j.savepoint = true
+		if savepoint == lb.SavepointSet {
+			j.marks = append(j.marks, mark{name: v.Name, at: len(j.unsettled)})
+		} else {
+			j.blind = true
+		}
+	case "RELEASE":
+		if i := j.marked(v, lb.SavepointRelease); i >= 0 {
+			j.marks = j.marks[:i]
+		}
 	case "COMMIT":
 		c.settle(slot)
 	case "ROLLBACK": // or ROLLBACK TO, which has the same tag
 		switch {
 		case v != nil && v.Effects&(lb.EffectEnd|lb.EffectSavepoint) == lb.EffectEnd:
-			j.unsettled, j.savepoint = j.unsettled[:0], false
-		case v != nil && v.Effects&lb.EffectEnd == 0:
-		case len(j.unsettled) > 0:
-			c.pins |= pinUnknown
+			j.forget()
+		case v != nil && v.Effects&lb.EffectEnd == 0 && v.Effects&lb.EffectSavepoint == 0:
+		default:
+			if i := j.marked(v, lb.SavepointRollback); i >= 0 {
+				j.unsettled = j.unsettled[:j.marks[i].at]
+				j.marks = j.marks[:i+1]
+			} else if len(j.unsettled) > 0 {
+				c.pins |= pinUnknown
+			}
 		}
 	}
 }
 
+// marked returns the place of the savepoint that a statement names, -1 when it cannot
+// be told.
+func (j *settings) marked(v *lb.Verdict, what lb.Savepoint) int {
+	if v == nil || v.Savepoint != what || j.blind {
+		return -1
+	}
+	for i := len(j.marks) - 1; i >= 0; i-- {
+		if j.marks[i].name == v.Name {
+			return i
+		}
+	}
+	return -1
+}
+
+// forget drops what an open transaction has set.
+func (j *settings) forget() {
+	j.unsettled, j.marks, j.blind = j.unsettled[:0], j.marks[:0], false
+}
+
 // settle takes the settings of a transaction or batch that is over, and was not
-// rolled back, into the journal; those of one that failed go.
+// rolled back, over into the session; those of one that failed go.
 func (c *Core) settle(slot Slot) {
-	j := &c.journal
+	j := &c.settings
 	if len(j.unsettled) > 0 && !j.failed {
-		if j.savepoint {
+		if j.blind {
 			c.pins |= pinUnknown
 		}
 		s := &c.server[slot]
-		same := s.applied == j.seq
+		same := s.settings == j.key
 		for _, e := range j.unsettled {
 			j.add(e)
 		}
+		j.rekey()
 		if same {
-			s.applied = j.seq
+			s.settings = j.key
 		}
-		if j.size() > maxJournal {
+		if len(j.key) > maxSettings {
 			c.pins |= pinUnknown
 		}
 	}
-	j.unsettled = j.unsettled[:0]
-	j.savepoint = false
+	j.forget()
 }
+
+// resetSettings undoes what was set, as DISCARD ALL does, and leaves the rest.
+const resetSettings = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
 
 // applySettings brings a server to the session's settings, before a batch.
 func (c *Core) applySettings(slot Slot) {
 	s := &c.server[slot]
-	if s.applied == c.journal.seq {
-		return
+	if s.settings == c.settings.key && len(s.custom) == len(c.settings.custom) {
+		return // with the same custom ones, see Suits
 	}
-	for i := range c.journal.entries {
-		e := &c.journal.entries[i]
-		if e.seq <= s.applied {
+	more, ok := c.settings.beyond(s.settings)
+	if !ok {
+		c.applySetting(slot, resetSettings)
+		more = c.settings.entries
+	}
+	for _, name := range c.settings.custom {
+		if slices.Contains(s.custom, name) {
 			continue
 		}
-		c.inject(slot, pgwire.AppendQuery(nil, string(e.sql)), expect{kind: pgwire.Query, journal: true, restore: slot == Primary})
-		if slot == Primary {
-			s.restoring++
-		}
-		s.unnamed = 0
-		if e.kind == lb.EffectDiscardAll || e.kind == lb.EffectDeallocate {
-			clear(s.names)
+		s.custom = append(s.custom, name)
+		if !slices.ContainsFunc(more, func(e setting) bool { return e.about(name) }) {
+			c.applySetting(slot, "SET "+quoteSetting(name)+" TO ''") // as it was left
 		}
 	}
-	s.applied = c.journal.seq
+	for i := range more {
+		c.applySetting(slot, string(more[i].sql))
+	}
+	s.settings = c.settings.key
 	s.dirty = true
 }
 
-// foresee takes the effects of a statement that count whatever its outcome,
-// when it is sent.
-func (c *Core) foresee(slot Slot, v *lb.Verdict) {
-	if v == nil || v.Effects == 0 {
-		return
-	}
+func (c *Core) applySetting(slot Slot, sql string) {
 	s := &c.server[slot]
-	const unknown = lb.EffectMayChangeState | lb.EffectUnknownInSession | lb.EffectSetConfig
-	if v.Effects&unknown != 0 || v.Settings != nil {
-		c.pins |= pinUnknown
+	c.inject(slot, pgwire.AppendQuery(nil, sql), expect{kind: pgwire.Query, journal: true, restore: slot == Primary})
+	if slot == Primary {
+		s.restoring++
 	}
-	if v.Effects&lb.EffectTemp != 0 {
-		c.pins |= pinTemporary
+	s.unnamed = 0
+}
+
+// quoteSetting makes identifiers of the parts of a custom setting's name.
+func quoteSetting(name string) string {
+	parts := strings.Split(name, ".")
+	for i, part := range parts {
+		parts[i] = `"` + strings.ReplaceAll(part, `"`, `""`) + `"`
 	}
-	if v.Effects&lb.EffectListen != 0 {
-		c.pins |= pinListen
-	}
-	if v.Effects&lb.EffectSessionLock != 0 {
-		c.pins |= pinLock
-	}
-	if v.Effects&lb.EffectWithHold != 0 {
-		c.pins |= pinCursor
-	}
-	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover|lb.EffectCustom|lb.EffectSetConfig) != 0 {
-		s.leftover = true
-	}
-	if v.Effects&lb.EffectDatabase != 0 {
-		c.env.CloseIdle(slot)
+	return strings.Join(parts, ".")
+}
+
+// noteCustom notes custom settings that a statement names, when it is sent.
+func (c *Core) noteCustom(s *server, names []string) {
+	for _, name := range names {
+		if !slices.Contains(c.settings.custom, name) {
+			c.settings.custom = append(c.settings.custom, name)
+		}
+		if !slices.Contains(s.custom, name) {
+			s.custom = append(s.custom, name)
+		}
 	}
 }
 
@@ -183,20 +238,29 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	}
 	s := &c.server[slot]
 	switch {
-	case v.Effects&lb.EffectUnknownInSession != 0 || v.Settings != nil:
+	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
 		c.pins = 0
 		for i := s.head; i < len(s.ring); i++ { // what was sent behind it counts
-			c.foresee(slot, s.ring[i].verdict)
+			e := &s.ring[i]
+			sql := e.text
+			if sql == nil {
+				sql = e.st.sqlText()
+			}
+			c.foreseeText(slot, e.verdict, sql)
 		}
 		c.names.clear()
 		s.deallocated("")
-		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDiscardAll, sql: bytes.Clone(sql)})
+		c.setLater(setting{kind: lb.EffectDiscardAll})
 	case v.Effects&lb.EffectResetAll != 0:
 		c.pins &^= pinIsolation
-		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectResetAll, sql: bytes.Clone(sql)})
+		c.setLater(setting{kind: lb.EffectResetAll})
+	case v.Effects&lb.EffectSetConfig != 0:
+		c.setByConfig(sql)
+	case v.Effects&lb.EffectSet != 0 && v.Setting != "":
+		c.set([]string{v.Setting}, sql)
 	case v.Effects&lb.EffectSet != 0:
-		c.set(v.Setting, sql)
+		c.set(v.Settings, sql)
 	case v.Effects&lb.EffectPrepare != 0:
 		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v, sql: bytes.Clone(sql)}
 		c.names.bySQL(v.Name, st)
@@ -209,19 +273,38 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	case v.Effects&lb.EffectDeallocate != 0:
 		c.names.clear()
 		s.deallocated("")
-		c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectDeallocate, sql: bytes.Clone(sql)})
 	}
 	if v.Effects&lb.EffectDDL != 0 {
 		c.env.CatalogChanged()
 	}
 }
 
-// set notes a SET or RESET of one setting.
-func (c *Core) set(name string, sql []byte) {
-	switch name {
-	case "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable",
-		"transaction_isolation", "transaction_read_only", "transaction_deferrable":
-		c.pins |= pinIsolation
+// setByConfig notes what a SELECT of set_config has set beyond its transaction.
+func (c *Core) setByConfig(sql []byte) {
+	changes, ok := c.setConfig(sql)
+	var names []string
+	for _, change := range changes {
+		if !change.Local {
+			names = append(names, change.Name)
+		}
 	}
-	c.journal.unsettled = append(c.journal.unsettled, setting{kind: lb.EffectSet, name: name, sql: bytes.Clone(sql)})
+	if ok && len(names) > 0 {
+		c.set(names, sql)
+	}
 }
+
+// set notes a SET or RESET.
+func (c *Core) set(names []string, sql []byte) {
+	for _, name := range names {
+		switch name {
+		case "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable",
+			"transaction_isolation", "transaction_read_only", "transaction_deferrable":
+			c.pins |= pinIsolation
+		case "idle_session_timeout": // a server that waits in a pool would end
+			c.pins |= pinUnknown
+		}
+	}
+	c.setLater(setting{kind: lb.EffectSet, names: names, sql: bytes.Clone(sql)})
+}
+
+func (c *Core) setLater(e setting) { c.settings.unsettled = append(c.settings.unsettled, e) }

@@ -89,15 +89,15 @@ type Options struct {
 	Address func(*pgtest.Server) string
 }
 
-// patientHealth keeps a loaded machine from being taken for a dead server, for
+// PatientHealth keeps a loaded machine from being taken for a dead server, for
 // tests that are not about that.
-const patientHealth = "health: {timeout: 20s, retries: 3}\n"
+const PatientHealth = "health: {timeout: 20s, retries: 3}\n"
 
 // Start runs pgproxy with balance as its balance.mode and patient probes; see
 // StartWith.
 func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Proxy {
 	t.Helper()
-	return StartWith(t, binary, c, Options{Balance: "mode: " + balance, Sections: patientHealth})
+	return StartWith(t, binary, c, Options{Balance: "mode: " + balance, Sections: PatientHealth})
 }
 
 // StartWith runs pgproxy in front of the cluster until the test ends. It returns

@@ -1,0 +1,95 @@
+package session
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/pgproxy/pgproxy/lb"
+)
+
+// pin is a set of reasons why the session's reads stay on the primary, or why it
+// cannot go on without its present connection to it.
+type pin uint8
+
+const (
+	pinUnknown   pin = 1 << iota // something changed the session in a way that cannot be repeated
+	pinTemporary                 // it has temporary relations, which hide others
+	pinIsolation                 // its transactions are not READ COMMITTED by default, or not read-write
+	pinListen                    // LISTEN,
+	pinLock                      // session locks,
+	pinCursor                    // and WITH HOLD cursors: no reasons against reads elsewhere
+	pinApart                     // a standby cannot be brought to its settings
+
+	pinReads = pinUnknown | pinTemporary | pinIsolation | pinApart
+	pinBound = pinUnknown | pinTemporary | pinListen | pinLock | pinCursor
+)
+
+// foresee takes the effects of a statement that count whatever its outcome,
+// when it is sent.
+func (c *Core) foresee(slot Slot, v *lb.Verdict) {
+	if v == nil || v.Effects == 0 {
+		return
+	}
+	s := &c.server[slot]
+	if v.Effects&(lb.EffectUnpin|lb.EffectTemp|lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
+		c.unpinDue = true
+	}
+	unknown := lb.EffectMayChangeState | lb.EffectUnknownInSession
+	if c.pooled() {
+		unknown |= lb.EffectLeftover
+	}
+	if v.Effects&unknown != 0 {
+		c.pins |= pinUnknown
+	}
+	if v.Effects&lb.EffectTemp != 0 {
+		c.pins |= pinTemporary
+	}
+	if v.Effects&lb.EffectListen != 0 {
+		c.pins |= pinListen
+	}
+	if v.Effects&lb.EffectSessionLock != 0 {
+		c.pins |= pinLock
+	}
+	if v.Effects&lb.EffectWithHold != 0 {
+		c.pins |= pinCursor
+	}
+	if v.Effects&(lb.EffectMayChangeState|lb.EffectLeftover) != 0 {
+		s.leftover = true
+	}
+	if v.Effects&lb.EffectCustom != 0 {
+		c.noteCustom(s, v.Custom)
+	}
+	if v.Effects&lb.EffectDatabase != 0 {
+		c.env.CloseIdle(slot)
+	}
+}
+
+// foreseeText does so for what only the text tells: what set_config sets.
+func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
+	c.foresee(slot, v)
+	if v == nil || v.Effects&lb.EffectSetConfig == 0 {
+		return
+	}
+	s := &c.server[slot]
+	changes, ok := c.setConfig(sql)
+	if !ok {
+		c.pins |= pinUnknown
+		s.leftover = true
+		return
+	}
+	for _, change := range changes {
+		if strings.Contains(change.Name, ".") {
+			c.noteCustom(s, []string{change.Name})
+		}
+	}
+}
+
+// setConfig returns what the calls of set_config in a statement set; false: that cannot
+// be told, or not be done again by the text alone.
+func (c *Core) setConfig(sql []byte) ([]lb.ConfigChange, bool) {
+	changes, ok := c.env.SetConfig(sql)
+	for _, change := range changes {
+		ok = ok && (change.Local || !bytes.Contains(sql, []byte("$")))
+	}
+	return changes, ok
+}

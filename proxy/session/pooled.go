@@ -1,0 +1,149 @@
+package session
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// Carried is what a server connection keeps from one session to the next where it is
+// not reset in between.
+type Carried struct {
+	names    map[string]made
+	uses     uint64
+	settings string   // key of those that it has
+	custom   []string // custom settings that it knows
+}
+
+// Share makes the session one that keeps a server connection for a transaction only:
+// its settings and prepared statements follow it, and those of a server connection
+// stay there for the next session. perServer is how many prepared statements a
+// connection keeps. It is called before the first Attach.
+func (c *Core) Share(t *Statements, perServer int) {
+	c.statements, c.perServer = t, perServer
+	c.names.blocks = t
+}
+
+// pooled reports that the session gives its connections back after each transaction.
+func (c *Core) pooled() bool { return c.statements != nil }
+
+// Suits reports whether a connection can serve the session: a custom setting that one
+// session has made is there for the next one, too, and cannot be removed.
+func (c *Core) Suits(carried *Carried) bool {
+	if carried == nil {
+		return true
+	}
+	for _, name := range carried.custom {
+		if !slices.Contains(c.settings.custom, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// rest gives back what the session does not need until its next batch.
+func (c *Core) rest() {
+	if !c.pooled() || c.closed || c.ending || c.seen.stage != confirmNone || c.sent.pending {
+		return
+	}
+	for slot := Primary; slot <= Standby; slot++ {
+		if c.resting(slot) && !c.tidy(slot) {
+			c.giveBack(slot)
+		}
+	}
+}
+
+// resting reports that nothing binds the session to the connection in that slot.
+func (c *Core) resting(slot Slot) bool {
+	s := &c.server[slot]
+	switch {
+	case !s.ready || s.tx != pgwire.TxIdle || s.pending() > 0 || s.left > 0:
+		return false
+	case s.skipping || s.unsynced || s.copyIn || s.fatal || s.rollingBack || c.garbled:
+		return false
+	case c.batch.slot == slot && (c.batch.open || len(c.held) > 0), c.body.left > 0 && c.body.to == slot:
+		return false
+	case slot == Standby:
+		return !c.readOnly.open
+	}
+	return c.pins&pinBound == 0 || c.unpinDue
+}
+
+// tidy removes what only this session may have there, or finds out whether something
+// still is; true: the answer comes first.
+func (c *Core) tidy(slot Slot) bool {
+	s := &c.server[slot]
+	if slot == Primary && c.pins&pinBound != 0 {
+		c.unpinDue = false
+		if c.pins&pinUnknown == 0 {
+			c.inject(Primary, pgwire.AppendQuery(nil, askPins), expect{kind: pgwire.Query, pins: true})
+			s.unnamed = 0
+		}
+		return true
+	}
+	if s.private == 0 {
+		return false
+	}
+	for name := range s.names {
+		if !isShared(name) {
+			c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: s.version(name)})
+			s.setVersion(name, 0)
+		}
+	}
+	c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
+	return true
+}
+
+// askPins asks what binds the session to its connection to the primary, in the words
+// of pinWords.
+const askPins = "SELECT pg_catalog.concat_ws(' '" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) THEN 'temporary' END" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) THEN 'temporary' END" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) THEN 'listen' END" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'cursor' END" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) THEN 'lock' END)"
+
+// pinned takes the answer to askPins: a row of one column.
+func (c *Core) pinned(body []byte) {
+	if len(body) < 6 || int(int32(binary.BigEndian.Uint32(body[2:]))) != len(body)-6 {
+		return
+	}
+	words := strings.Fields(string(body[6:]))
+	for p, word := range pinWords {
+		if !slices.Contains(words, word) {
+			c.pins &^= p
+		}
+	}
+	if c.pins&pinListen == 0 {
+		c.listens = listens{}
+	}
+}
+
+var pinWords = map[pin]string{pinTemporary: "temporary", pinListen: "listen", pinCursor: "cursor", pinLock: "lock"}
+
+// exact is one use of a server connection.
+type exact struct{ id, uses uint64 }
+
+// Exact returns which connection to the primary the core wants, for the values of
+// sequences (currval, lastval) that the session's last write has left there: the one of
+// that ID, if nobody has used it since it had had that many uses. ok is false when any
+// will do.
+func (c *Core) Exact() (id, uses uint64, ok bool) {
+	return c.written.id, c.written.uses, c.exactly
+}
+
+// OwnPID makes the session one whose client was told a process id of pgproxy's own.
+func (c *Core) OwnPID(pid uint32) { c.ownPID = pid }
+
+// notifyAsOwn gives the client a notification of its own session with the process id
+// that it knows; false: it is none.
+func (c *Core) notifyAsOwn(body []byte) bool {
+	if c.ownPID == 0 || len(body) < 4 || binary.BigEndian.Uint32(body) != c.server[Primary].pid {
+		return false
+	}
+	own := binary.BigEndian.AppendUint32(nil, c.ownPID)
+	c.toClient(Primary, pgwire.AppendMessage(nil, pgwire.NotificationResponse, append(own, body[4:]...)))
+	return true
+}
