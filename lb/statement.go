@@ -226,7 +226,7 @@ func (p *judgement) explain(st statement) {
 	}
 	inner := judgement{c: p.c, cat: p.cat, vouched: p.vouched}
 	inner.statement(st.part(i, len(st)))
-	p.effects |= inner.effects & carried
+	p.effects |= inner.effects & (carried | EffectExecute)
 }
 
 // call judges CALL: a procedure may do anything unless the operator vouches for it.
@@ -264,6 +264,9 @@ func (p *judgement) create(st statement) {
 		}
 	}
 	p.attached(st)
+	if st.has("execute") { // CREATE TABLE ... AS EXECUTE
+		p.effects |= EffectExecute
+	}
 	switch {
 	case temporary:
 		p.effects |= EffectTemp

@@ -23,6 +23,8 @@ var bySession = map[string]string{
 	"reads-only-primary-can-answer": "the session has no server process of its own",
 	"terminate-by-another":          "the session has no server process of its own",
 	"listen-notify-other":           "the process id of a notification is the server's",
+	"prepare-and-protocol":          "pg_prepared_statements shows what the server has",
+	"prepare-execute":               "pg_prepared_statements shows what the server has",
 	"transaction-failed-extended":   "25P02 comes from another place of the server",
 	"extended-plan-invalidated":     "a statement whose result has changed is prepared again",
 }
