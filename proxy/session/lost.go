@@ -36,6 +36,9 @@ func (c *Core) ServerClosed(slot Slot) {
 		return
 	}
 	c.settleOldest(slot)
+	if s.live > 0 || s.wrote || s.skipping || s.unsynced {
+		c.answered(slot) // a part of it, or what was done all the same
+	}
 	if slot == Primary {
 		c.noteWrite()
 	}
@@ -95,7 +98,7 @@ func (c *Core) settleOldest(slot Slot) {
 func (c *Core) leftBy(slot Slot, gone *server, open bool, l loss) {
 	ro := slot == Standby && c.readOnly.open
 	waiting := slot == Standby && c.batch.open && c.batch.slot == Standby ||
-		slot == Primary && c.sent.slot == Primary && c.sent.from < c.sent.done // a transaction that was to go on there
+		slot == Primary && c.sent.moved()
 	switch {
 	case gone.live == 0 && !open && !ro && !waiting && (slot == Standby || gone.tx == pgwire.TxIdle):
 		if l.pins != 0 {

@@ -48,6 +48,10 @@ func (t *sent) answered() {
 	t.rows, t.failed, t.forwarded = false, false, 0
 }
 
+// moved reports a transaction that was opened on the standby and is on its way to the
+// primary, which says so only with its first answer.
+func (t *sent) moved() bool { return t.slot == Primary && t.from < t.done }
+
 // trim forgets what is not needed any more.
 func (t *sent) trim(keepAnswered bool) {
 	if keepAnswered {

@@ -146,7 +146,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 	case None:
 	}
 	switch {
-	case p.ready && (p.tx != pgwire.TxIdle || p.unsynced):
+	case p.ready && (p.tx != pgwire.TxIdle || p.unsynced || c.sent.moved()):
 		return Primary, false
 	case inReadOnly:
 		return Standby, false
