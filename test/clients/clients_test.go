@@ -8,13 +8,6 @@ import (
 	"github.com/pgproxy/pgproxy/test/failover/installation"
 )
 
-// A machine that is slow for seconds must not look like a cluster that is broken. The
-// death of a postmaster is seen by refused connections, and so as fast as ever.
-const (
-	patientHealth   = "health: {timeout: 10s, retries: 2}\n"
-	patientWatchdog = "lease: 10s\nheartbeat: 2s\nleader_lease: 1s\n"
-)
-
 // A handful of clients of each kind, in both pool modes, through a failover and a
 // switchover each.
 func TestClientsNoticeNothing(t *testing.T) {
@@ -26,7 +19,7 @@ func TestClientsNoticeNothing(t *testing.T) {
 		t.Run(pool, func(t *testing.T) {
 			res, err := Run(t.Context(), Options{
 				Target: Pgproxy, Programs: programs, Clients: 20, Pace: 100 * time.Millisecond,
-				Failovers: 1, Switchovers: 1, Pool: pool, PoolSize: 8, Sections: patientHealth, Watchdog: patientWatchdog, Log: t.Logf,
+				Failovers: 1, Switchovers: 1, Pool: pool, PoolSize: 8, Patient: true, Log: t.Logf,
 			})
 			if err != nil {
 				t.Fatal(err)

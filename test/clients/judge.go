@@ -68,9 +68,17 @@ func (r *run) result(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := newResult(r.o, r.journal.all(), r.disturbances, rows)
+	res := newResult(r.o, r.since(), r.disturbances, rows)
 	res.Clients = r.clients
 	return res, nil
+}
+
+// since leaves out the attempts to connect that have failed before all were connected:
+// so many at once are no matter of primaries.
+func (r *run) since() []Event {
+	return slices.DeleteFunc(r.journal.all(), func(e Event) bool {
+		return e.Op == opConnect && e.Failed && e.At < unix(r.began)
+	})
 }
 
 func newResult(o Options, events []Event, during []disturbance, rows map[rowKey]int) *Result {

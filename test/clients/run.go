@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,14 @@ const startTimeout = 2 * time.Minute
 // reportLines is how much of each log is shown when a run breaks off.
 const reportLines = 60
 
+// A machine that is slow for seconds must not look like a cluster that is broken, whose
+// address moves. The death of a postmaster is seen by refused connections, and so
+// nearly as fast as ever.
+const (
+	patientHealth   = "health: {timeout: 10s, retries: 2}\n"
+	patientWatchdog = "lease: 5s\nheartbeat: 1s\nleader_lease: 500ms\n"
+)
+
 // Options say what to run.
 type Options struct {
 	Target   string                // what stands between clients and servers
@@ -45,7 +54,7 @@ type Options struct {
 	PoolSize     int
 	Asynchronous bool   // no standby is waited for; else synchronous_standby_names is set
 	Sections     string // further sections of pgproxy.yaml
-	Watchdog     string // further lines of its section watchdog
+	Patient      bool   // timers for a machine on which a member may get no processor for a second
 	LogLevel     string
 
 	Log func(format string, args ...any)
@@ -104,7 +113,11 @@ func start(ctx context.Context, o Options) (target, error) {
 	defer cancel()
 	options := rig.Options{
 		Settings: map[string]string{"max_connections": fmt.Sprint(100 + 2*o.Clients)},
-		LogLevel: o.LogLevel, Watchdog: o.Watchdog,
+		LogLevel: o.LogLevel,
+	}
+	if o.Patient {
+		options.Watchdog = patientWatchdog
+		o.Sections += patientHealth
 	}
 	switch o.Target {
 	case Pgproxy:
@@ -124,7 +137,9 @@ type run struct {
 	cluster *rig.Cluster
 	journal *journal
 
-	clients      int // the number of them
+	clients      int         // the number of them
+	holders      []*rig.Host // who has the address
+	began        time.Time   // all were connected and served
 	disturbances []disturbance
 }
 
@@ -142,6 +157,9 @@ func (r *run) run(ctx context.Context, dir string) (err error) {
 			return err
 		}
 	}
+	if r.holders, err = r.cluster.Holders(); err != nil {
+		return err
+	}
 	started := time.Now()
 	shares := divide(r.o.Clients, r.o.Pace.Seconds())
 	for _, s := range shares {
@@ -155,7 +173,15 @@ func (r *run) run(ctx context.Context, dir string) (err error) {
 	if err := r.journal.awaitServed(ctx, cr.names, started); err != nil {
 		return fmt.Errorf("before: %w", err)
 	}
+	r.began = time.Now()
 	r.o.Log("%d clients are served after %.1f s", r.clients, time.Since(started).Seconds())
+	if err := r.disturbAll(ctx, cr); err != nil {
+		return r.addressMoved(err)
+	}
+	return r.addressMoved(nil)
+}
+
+func (r *run) disturbAll(ctx context.Context, cr *crowd) error {
 	for i := range max(r.o.Failovers, r.o.Switchovers) {
 		if i < r.o.Failovers {
 			if err := r.disturb(ctx, cr, failover); err != nil {
@@ -169,6 +195,16 @@ func (r *run) run(ctx context.Context, dir string) (err error) {
 		}
 	}
 	return nil
+}
+
+// addressMoved tells that the address is not where it was. What clients have seen is
+// then no matter of primaries: with the address went their connections.
+func (r *run) addressMoved(err error) error {
+	holders, holdersErr := r.cluster.Holders()
+	if holdersErr != nil || slices.Equal(holders, r.holders) {
+		return errors.Join(err, holdersErr)
+	}
+	return errors.Join(errors.New("the address has moved, and with it went the clients' connections: is the machine too slow?"), err)
 }
 
 // synchronous sets a synchronous standby by hand, on every server: each of them may be

@@ -42,6 +42,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.Pool, "pool", "transaction", "pool.mode of pgproxy")
 	flag.IntVar(&o.PoolSize, "size", 20, "pool.size of pgproxy")
 	flag.BoolVar(&o.Asynchronous, "async", false, "without a synchronous standby")
+	flag.BoolVar(&o.Patient, "patient", false, "timers for a machine that is too slow for so many clients")
 	flag.StringVar(&o.Sections, "config", "", "further content of pgproxy.yaml")
 	flag.StringVar(&o.LogLevel, "log", "info", "log.level of pgproxy")
 	targets := flag.String("target", clients.Pgproxy, "what to measure, separated by commas: "+clients.Pgproxy+", "+clients.Pgpool)

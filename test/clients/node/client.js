@@ -21,7 +21,10 @@ class Connection {
     this.ended = new Promise((done) => { this.client.on('end', () => { this.open = false; done(); }); });
   }
 
-  query(text, values) { return this.client.query(values ? { name: text, text, values } : text); }
+  query(text, values) { return this.client.query(text, values); }
+
+  // prepared runs a statement by a name, under which it is prepared the first time.
+  prepared(name, text, values) { return this.client.query({ name, text, values }); }
 
   async close() { try { await this.client.end(); } catch { /* it is gone */ } }
 }
@@ -84,12 +87,12 @@ class Worker {
   }
 
   async item(id) {
-    const { rows } = await this.conn.query('SELECT v FROM items WHERE id = $1', [id]);
+    const { rows } = await this.conn.prepared('item', 'SELECT v FROM items WHERE id = $1', [id]);
     if (rows[0].v !== String(id * 7)) throw new Error(`item ${id} is ${rows[0].v}`);
   }
 
   insert(part) {
-    return this.conn.query('INSERT INTO log (id, part, client) VALUES ($1, $2, $3)', [this.next, part, this.name]);
+    return this.conn.prepared('insert', 'INSERT INTO log (id, part, client) VALUES ($1, $2, $3)', [this.next, part, this.name]);
   }
 
   async read() {
