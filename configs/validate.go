@@ -202,6 +202,9 @@ func (v validator) balance() {
 			v.fault(path, "%q is in read_functions too", name)
 		}
 	}
+	for i, name := range b.SessionFunctions {
+		v.function(fmt.Sprintf("balance.session_functions[%d]", i), name)
+	}
 	for i, pattern := range b.PrimaryPatterns {
 		v.pattern(fmt.Sprintf("balance.primary_patterns[%d]", i), pattern)
 	}

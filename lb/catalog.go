@@ -9,14 +9,31 @@ import (
 )
 
 // FunctionRow is one row of FunctionsQuery: what holds for any of the functions of
-// that name, in whatever schema.
+// that name and kind, in whatever schema.
 type FunctionRow struct {
 	Name     string
-	Volatile bool // pg_proc.provolatile = 'v', or an aggregate made of such
+	Kind     string // one of the Kind constants; "" is KindFunction
+	Volatile bool   // pg_proc.provolatile = 'v', or an aggregate made of such
 	// Argument tells that a volatile one takes an argument, so that t.f may call it.
 	Argument bool
-	// ChangesState tells that one may change settings or other state of the session.
-	ChangesState bool
+	// Opaque tells that what one does to the session cannot be read.
+	Opaque bool
+	// Bodies are the sources of those that can be read.
+	Bodies []string
+}
+
+// The kinds of a FunctionRow.
+const (
+	KindFunction  = "function"
+	KindProcedure = "procedure"
+	KindTrigger   = "trigger" // a function that only triggers call
+)
+
+func (r *FunctionRow) kind() string {
+	if r.Kind == "" {
+		return KindFunction
+	}
+	return r.Kind
 }
 
 // RelationRow is one row of RelationsQuery: one reason why reading a relation may
@@ -32,41 +49,54 @@ const (
 	RelationPrimary  = "primary"  // Ref says why: it is a sequence, a foreign or an unlogged table, reads system catalogs
 	RelationFunction = "function" // its rule or policy calls the function Ref
 	RelationRelation = "relation" // its rule or policy reads the relation Ref
+	RelationWrite    = "write"    // writing it calls the function Ref: a trigger, a default, a rule, a policy
 )
 
 // Catalog is what one database says about its functions and relations. It is
 // immutable. Names are compared without their schemas, so that search_path does not
 // matter: a name that is doubtful in one schema is doubtful in all.
 type Catalog struct {
-	id        [16]byte // of the contents: equal catalogs share the cache's verdicts
-	functions map[string]function
-	relations map[string]relation
-	foreign   bool // a doubtful name has bytes above 127
+	id         [16]byte // of the contents: equal catalogs share the cache's verdicts
+	functions  map[string]function
+	procedures map[string]bool
+	doings     map[routine]*doing
+	relations  map[string]relation
+	foreign    bool // a doubtful name has bytes above 127
 }
 
 type function struct {
-	volatile, argument, state bool
+	volatile, argument bool
 }
 
 // relation is a relation that may have to be read on the primary.
 type relation struct {
-	primary   string   // why it must be; "" see functions
-	functions []string // what reading it calls, directly or through others
+	primary   string    // why it must be; "" see functions
+	functions []string  // what reading it calls, directly or through others
+	writes    []routine // what writing it calls and may change the session
 }
 
 // NewCatalog builds a catalog from the rows of the two queries, in any order.
 func NewCatalog(functions []FunctionRow, relations []RelationRow) *Catalog {
 	c := &Catalog{
-		functions: make(map[string]function, len(functions)),
-		relations: make(map[string]relation),
+		functions:  make(map[string]function, len(functions)),
+		procedures: make(map[string]bool),
+		doings:     doings(functions),
+		relations:  make(map[string]relation),
 	}
-	for _, r := range functions {
+	for i := range functions {
+		r := &functions[i]
+		switch r.kind() {
+		case KindProcedure:
+			c.procedures[r.Name] = true
+			continue
+		case KindTrigger:
+			continue
+		}
 		f := c.functions[r.Name]
 		f.volatile = f.volatile || r.Volatile
 		f.argument = f.argument || r.Argument
-		f.state = f.state || r.ChangesState
 		c.functions[r.Name] = f
-		if (f.volatile || f.state) && !ascii(r.Name) {
+		if f.volatile && !ascii(r.Name) {
 			c.foreign = true
 		}
 	}
@@ -81,13 +111,19 @@ func NewCatalog(functions []FunctionRow, relations []RelationRow) *Catalog {
 			d.functions = append(d.functions, r.Ref)
 		case RelationRelation:
 			reads[r.Name] = append(reads[r.Name], r.Ref)
+		case RelationWrite:
+			for _, kind := range []string{KindFunction, KindTrigger} {
+				if k := (routine{kind, r.Ref}); c.doings[k] != nil {
+					d.writes = append(d.writes, k)
+				}
+			}
 		default:
 			d.primary = r.Kind
 		}
 		direct[r.Name] = d
 	}
 	for name := range direct {
-		if rel := closure(name, direct, reads); rel.primary != "" || len(rel.functions) > 0 {
+		if rel := closure(name, direct, reads); rel.primary != "" || len(rel.functions) > 0 || len(rel.writes) > 0 {
 			c.relations[name] = rel
 			c.foreign = c.foreign || !ascii(name)
 		}
@@ -108,6 +144,7 @@ func closure(name string, direct map[string]relation, reads map[string][]string)
 			out.primary = d.primary
 		}
 		out.functions = append(out.functions, d.functions...)
+		out.writes = append(out.writes, d.writes...)
 		for _, r := range reads[n] {
 			if !seen[r] {
 				seen[r] = true
@@ -123,8 +160,9 @@ func closure(name string, direct map[string]relation, reads map[string][]string)
 // identity is a digest of the rows in any order.
 func identity(functions []FunctionRow, relations []RelationRow) (id [16]byte) {
 	lines := make([]string, 0, len(functions)+len(relations))
-	for _, r := range functions {
-		lines = append(lines, fmt.Sprintf("f%q%t%t%t\n", r.Name, r.Volatile, r.Argument, r.ChangesState))
+	for i := range functions {
+		r := &functions[i]
+		lines = append(lines, fmt.Sprintf("f%q%q%t%t%t%x\n", r.Name, r.kind(), r.Volatile, r.Argument, r.Opaque, digest(r.Bodies)))
 	}
 	for _, r := range relations {
 		lines = append(lines, fmt.Sprintf("r%q%q%q\n", r.Name, r.Kind, r.Ref))
@@ -136,6 +174,15 @@ func identity(functions []FunctionRow, relations []RelationRow) (id [16]byte) {
 	}
 	copy(id[:], h.Sum(nil))
 	return id
+}
+
+// digest is one of all sources in their order.
+func digest(sources []string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, s := range sources {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(s), s) // a hash never fails
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 func ascii(s string) bool {

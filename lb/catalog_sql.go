@@ -5,55 +5,69 @@ package lb
 // must be run with search_path = pg_catalog, so that no object of the database can
 // stand in for one of the system's.
 
-// FunctionsQuery returns the columns of FunctionRow. Left out is what SQL cannot call:
-// procedures, trigger functions, and whatever takes or returns internal types.
+// FunctionsQuery returns the columns of FunctionRow. Left out is what takes or returns
+// internal types.
 //
-// A function may change the session when it is volatile and written in C, when it is
-// in a language other than SQL and PL/pgSQL, or when its source has a word that sets
-// something (SET of an UPDATE excepted). The built-in ones that do are known by name,
-// and the volatile ones of the listed extensions do not.
+// The source of what users wrote in SQL and PL/pgSQL is returned (of an aggregate the
+// names of its functions), but for one that is longer than 256 kB or comes behind the
+// first 32 MB. That is opaque, and so is what is written in another language. What
+// belongs to an extension is believed to leave the session alone, but for extensions
+// that are known not to and those that bring a language.
 const FunctionsQuery = `
-SELECT p.proname::text,
-       bool_or(v.volatile),
-       bool_or(v.volatile AND p.pronargs > 0),
-       bool_or(CASE
-           WHEN p.oid < 16384 OR p.prokind = 'a' THEN false
-           WHEN l.lanname IN ('c', 'internal') THEN v.volatile AND NOT EXISTS (
-               SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
-               WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-                 AND d.refclassid = 'pg_extension'::regclass
-                 AND x.extname IN ('uuid-ossp', 'pgcrypto', 'hstore', 'ltree', 'citext', 'vector',
-                                   'postgis', 'pg_stat_statements', 'pageinspect', 'pgstattuple'))
-           WHEN l.lanname NOT IN ('sql', 'plpgsql') THEN true
-           ELSE regexp_replace(
-                    CASE WHEN p.prosrc <> '' THEN p.prosrc ELSE pg_get_functiondef(p.oid) END,
-                    E'(^|[;(]|\\m(begin|then|else|loop|do)\\M)(\\s|--[^\\n]*\\n|/\\*([^*]|\\*+[^*/])*\\*+/)*'
-                    'update\\s+((only\\s+)?[\\w.$"]+(\\s*\\*)?(\\s+(as\\s+)?\\w+)?\\s+)?set\\M',
-                    E'\\1 ', 'gi')
-                ~* E'\\m(set|set_config|setseed|reset|execute|call|listen|unlisten|load|discard|prepare|deallocate|temp|temporary)\\M|\\mdo\\s*[$'']|advisory|dblink|pg_temp|replication_origin'
-       END)
-FROM pg_proc p
-JOIN pg_language l ON l.oid = p.prolang
-LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid
-CROSS JOIN LATERAL (
-    SELECT p.provolatile = 'v' OR (p.prokind = 'a' AND EXISTS (
-        SELECT FROM pg_proc s
-        WHERE s.provolatile = 'v'
-          AND s.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
-                        a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn))) AS volatile
-) v
-WHERE p.prokind <> 'p'
-  AND NOT EXISTS (
-      SELECT FROM pg_type t
-      WHERE t.typtype = 'p'
-        AND (t.oid = p.prorettype AND (t.typname IN ('trigger', 'event_trigger', 'internal') OR right(t.typname::text, 8) = '_handler')
-             OR t.oid = ANY (p.proargtypes) AND t.typname = 'internal'))
-GROUP BY 1`
+WITH proc AS (
+    SELECT p.oid, p.proname, p.pronargs,
+           CASE WHEN p.prokind = 'p' THEN 'procedure' WHEN t.typname = 'trigger' THEN 'trigger' ELSE 'function' END AS kind,
+           p.provolatile = 'v' OR EXISTS (
+               SELECT FROM pg_proc s WHERE s.provolatile = 'v' AND s.oid = ANY (g.functions)) AS volatile,
+           CASE WHEN p.oid < 16384 THEN 'known'
+                WHEN x.extname ~ '^(dblink|postgres_fdw|pg_background|pg_cron|pg_variables|pgtt|orafce|set_user|age|pglogical|bdr|session_variables?|pl.*)$' THEN 'opaque'
+                WHEN x.extname IS NOT NULL THEN 'known'
+                WHEN p.prokind = 'a' THEN 'aggregate'
+                WHEN l.lanname NOT IN ('sql', 'plpgsql') THEN 'opaque'
+                WHEN p.prosrc = '' THEN 'standard'
+                ELSE 'source'
+           END AS sort,
+           p.prosrc, g.functions
+    FROM pg_proc p
+    JOIN pg_language l ON l.oid = p.prolang
+    JOIN pg_type t ON t.oid = p.prorettype
+    LEFT JOIN LATERAL (
+        SELECT ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+                     a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]
+        FROM pg_aggregate a WHERE p.prokind = 'a' AND a.aggfnoid = p.oid
+    ) g (functions) ON true
+    LEFT JOIN LATERAL (
+        SELECT e.extname
+        FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+        WHERE p.oid >= 16384 AND d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          AND d.refclassid = 'pg_extension'::regclass
+    ) x ON true
+    WHERE NOT (t.typtype = 'p' AND (t.typname IN ('event_trigger', 'internal') OR right(t.typname::text, 8) = '_handler'))
+      AND NOT EXISTS (SELECT FROM pg_type i WHERE i.typname = 'internal' AND i.typtype = 'p' AND i.oid = ANY (p.proargtypes))
+      AND (t.typname <> 'trigger' OR p.oid >= 16384)
+), source AS (
+    SELECT p.*, CASE p.sort
+        WHEN 'source' THEN p.prosrc
+        WHEN 'standard' THEN pg_get_functiondef(p.oid)
+        WHEN 'aggregate' THEN (SELECT string_agg(format('%I()', s.proname), ' ') FROM pg_proc s WHERE s.oid = ANY (p.functions))
+    END AS body
+    FROM proc p
+), measured AS (
+    SELECT s.*, octet_length(s.body) > 262144 OR sum(octet_length(s.body)) OVER (ORDER BY s.oid) > 33554432 AS large
+    FROM source s
+)
+SELECT proname::text, kind, bool_or(volatile), bool_or(volatile AND pronargs > 0),
+       bool_or(sort = 'opaque' OR coalesce(large, false)),
+       array_agg(body ORDER BY oid) FILTER (WHERE body IS NOT NULL AND NOT large)
+FROM measured
+GROUP BY 1, 2`
 
 // RelationsQuery returns the columns of RelationRow: sequences, foreign and unlogged
 // tables and their parents, and of views and of tables with row-level security what
 // their rules and policies call and read. These are taken from the stored trees: the
-// dependencies that PostgreSQL records leave out everything built-in.
+// dependencies that PostgreSQL records leave out everything built-in. What writing a
+// table calls are the functions of users in triggers, defaults, rules and policies, its
+// partitions' too.
 const RelationsQuery = `
 WITH RECURSIVE rel AS (
     SELECT oid, relname, relkind, relpersistence, relrowsecurity
@@ -79,8 +93,25 @@ WITH RECURSIVE rel AS (
     SELECT DISTINCT t.oid, m[1] AS kind, m[2]::oid AS target
     FROM tree t, regexp_matches(t.nodes, ':(funcid|opfuncid|aggfnoid|winfnoid|relid) ([1-9][0-9]*)', 'g') m
     WHERE m[2]::oid <> t.oid -- a rule has its own view among its relations
+), written (oid, function) AS (
+    SELECT t.tgrelid, t.tgfoid FROM pg_trigger t WHERE NOT t.tgisinternal
+    UNION
+    SELECT d.adrelid, m[1]::oid
+    FROM pg_attrdef d, regexp_matches(d.adbin::text, ':funcid ([1-9][0-9]*)', 'g') m
+    UNION
+    SELECT r.ev_class, m[1]::oid
+    FROM pg_rewrite r, regexp_matches(r.ev_action::text, ':(?:funcid|opfuncid) ([1-9][0-9]*)', 'g') m
+    WHERE r.ev_type <> '1'
+    UNION
+    SELECT p.polrelid, m[1]::oid
+    FROM pg_policy p, regexp_matches(concat(p.polqual::text, p.polwithcheck::text), ':(?:funcid|opfuncid) ([1-9][0-9]*)', 'g') m
+    WHERE p.polcmd <> 'r'
+), writes (oid, function) AS (
+    SELECT oid, function FROM written WHERE function >= 16384
+    UNION
+    SELECT i.inhparent, w.function FROM pg_inherits i JOIN writes w ON w.oid = i.inhrelid
 ), subject (oid) AS (
-    SELECT oid FROM own UNION SELECT oid FROM parent UNION SELECT oid FROM tree
+    SELECT oid FROM own UNION SELECT oid FROM parent UNION SELECT oid FROM tree UNION SELECT oid FROM writes
 )
 SELECT c.relname::text, 'primary', o.why
 FROM own o JOIN rel c USING (oid)
@@ -98,7 +129,10 @@ WHERE r.kind = 'relid'
 UNION
 SELECT c.relname::text, 'function', f.proname::text
 FROM ref r JOIN rel c USING (oid) JOIN pg_proc f ON f.oid = r.target
-WHERE r.kind <> 'relid' AND (f.provolatile <> 'i' OR f.oid >= 16384)`
+WHERE r.kind <> 'relid' AND (f.provolatile <> 'i' OR f.oid >= 16384)
+UNION
+SELECT c.relname::text, 'write', f.proname::text
+FROM writes w JOIN rel c USING (oid) JOIN pg_proc f ON f.oid = w.function`
 
 // FingerprintQuery returns one text that changes whenever the answer of one of the
 // two queries may have changed. It costs a few milliseconds where they may cost
@@ -110,6 +144,8 @@ SELECT concat_ws(' ',
     (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_extension),
     (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_rewrite),
     (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_policy),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_trigger),
+    (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0))) FROM pg_attrdef),
     (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', inhrelid, inhparent, xmin), 0))) FROM pg_inherits),
     (SELECT concat_ws(':', count(*), sum(hashtextextended(concat_ws(',', oid, xmin), 0)))
      FROM pg_class

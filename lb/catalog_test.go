@@ -110,13 +110,17 @@ func TestCatalogQueries(t *testing.T) {
 			functions, relations = loadCatalog(t, server)
 		case "functions": // one name a line
 			for _, name := range strings.Fields(d.Input) {
-				i := slices.IndexFunc(functions, func(f lb.FunctionRow) bool { return f.Name == name })
-				if i < 0 {
-					fmt.Fprintf(&out, "%s: not there\n", name)
-					continue
+				there := false
+				for _, f := range functions {
+					if f.Name == name {
+						there = true
+						fmt.Fprintf(&out, "%s: %s volatile=%t argument=%t opaque=%t bodies=%d\n",
+							f.Name, f.Kind, f.Volatile, f.Argument, f.Opaque, len(f.Bodies))
+					}
 				}
-				f := functions[i]
-				fmt.Fprintf(&out, "%s: volatile=%t argument=%t state=%t\n", f.Name, f.Volatile, f.Argument, f.ChangesState)
+				if !there {
+					fmt.Fprintf(&out, "%s: not there\n", name)
+				}
 			}
 		case "relations":
 			lines := make([]string, 0, len(relations))
@@ -135,10 +139,14 @@ func TestCatalogQueries(t *testing.T) {
 			for _, text := range strings.Split(d.Input, "\n") {
 				v := c.Classify(catalog, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true}, []byte(text), &scratch)
 				if v.Read {
-					fmt.Fprintln(&out, "read")
+					fmt.Fprint(&out, "read")
 				} else {
-					fmt.Fprintf(&out, "primary: %s\n", v.Why)
+					fmt.Fprintf(&out, "primary: %s", v.Why)
 				}
+				if v.Effects != 0 {
+					fmt.Fprintf(&out, " | %s", v.Effects)
+				}
+				fmt.Fprintln(&out)
 			}
 		default:
 			d.Fatalf(t, "unknown command %s", d.Cmd)

@@ -11,6 +11,7 @@ import (
 // Classifier tells reads from everything else. It is safe for concurrent use.
 type Classifier struct {
 	reads, writes map[string]bool
+	harmless      map[string]bool // they leave the session as it was
 	patterns      []*regexp.Regexp
 	seed          maphash.Seed
 	cache         *cache
@@ -21,10 +22,14 @@ type Classifier struct {
 // Its error names every pattern that is not a regular expression.
 func NewClassifier(cfg Config) (*Classifier, error) {
 	c := &Classifier{
-		reads:  make(map[string]bool),
-		writes: make(map[string]bool),
-		seed:   maphash.MakeSeed(),
-		cache:  newCache(cfg.CacheSize),
+		reads:    make(map[string]bool),
+		writes:   make(map[string]bool),
+		harmless: make(map[string]bool),
+		seed:     maphash.MakeSeed(),
+		cache:    newCache(cfg.CacheSize),
+	}
+	for _, f := range cfg.SessionFunctions {
+		c.harmless[f] = true
 	}
 	for _, f := range cfg.ReadFunctions {
 		c.reads[f] = true
@@ -46,6 +51,10 @@ func NewClassifier(cfg Config) (*Classifier, error) {
 	}
 	return c, nil
 }
+
+// vouchedFor tells whether the operator says that a function or procedure leaves the
+// session as it was.
+func (c *Classifier) vouchedFor(name string) bool { return c.harmless[name] || c.reads[name] }
 
 // Scratch is a buffer that one session reuses between calls. The zero value is
 // ready. Marked reads the shape that the last Classify left in it.
@@ -111,7 +120,7 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 	case flags&flagHintStandby != 0:
 		v.Hint = ToStandby
 	}
-	unknown, settings := false, true
+	settings := true
 	for _, st := range statements {
 		p := judgement{c: c, cat: cat, vouched: v.Hint == ToStandby}
 		p.statement(st)
@@ -119,11 +128,10 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 		v.Custom = append(v.Custom, p.custom...)
 		v.Settings = append(v.Settings, p.settings...)
 		settings = settings && p.effects&EffectSet != 0
+		v.Unknown = v.Unknown || p.unknown
+		v.Evaluates = v.Evaluates || p.evaluates
 		if !p.read {
-			v.Read = false
-			// Loading the catalog helps only if nothing else stands in the way.
-			unknown = (unknown || v.Why == "") && p.unknown
-			v.Why = p.why
+			v.Read, v.Why = false, p.why
 		}
 		if len(statements) == 1 {
 			v.Show, v.Name, v.Inner = p.show, p.name, p.inner
@@ -131,7 +139,6 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 			v.Silent = silent(st)
 		}
 	}
-	v.Unknown = unknown
 	switch {
 	case flags&flagBroken != 0:
 		v.deny("not lexically valid")
@@ -168,7 +175,7 @@ func silent(st statement) bool {
 
 // deny takes Read back.
 func (v *Verdict) deny(why string) {
-	v.Read, v.Unknown, v.Inner = false, false, false
+	v.Read, v.Inner = false, false
 	v.Why = why
 }
 
@@ -179,6 +186,7 @@ type judgement struct {
 	vouched bool // by the hint for a standby
 
 	read, unknown, inner bool
+	evaluates            bool
 	why                  string
 	effects              Effect
 	show, name           string
@@ -196,6 +204,8 @@ func (p *judgement) scan(st statement, queries bool) scan {
 	s := scan{c: p.c, cat: p.cat, queries: queries}
 	s.run(st)
 	p.effects |= s.effects
+	p.evaluates = true
+	p.unknown = p.unknown || s.unknown != "" || p.cat == nil
 	if s.unknown != "" && !p.vouched {
 		p.effects |= EffectMayChangeState
 	}
@@ -214,12 +224,11 @@ func (p *judgement) query(st statement) {
 		p.no(s.structure)
 		p.into(st)
 	case p.vouched:
-		p.read = true
+		p.read, p.unknown = true, false
 	case s.doubt != "":
 		p.no(s.doubt)
 	case s.unknown != "":
 		p.no(s.unknown + " is not known")
-		p.unknown = true
 	default:
 		p.read = true
 	}

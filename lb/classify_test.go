@@ -68,6 +68,14 @@ func testCatalog() *Catalog {
 		pg_is_in_recovery stable_f date overlaps`) {
 		functions = append(functions, FunctionRow{Name: name})
 	}
+	functions = append(functions,
+		FunctionRow{Name: "quiet_p", Kind: KindProcedure, Bodies: []string{"BEGIN UPDATE t SET a = 1; COMMIT; END"}},
+		FunctionRow{Name: "loud_p", Kind: KindProcedure, Bodies: []string{"BEGIN PERFORM login_as('x'); END"}},
+		FunctionRow{Name: "opaque_p", Kind: KindProcedure, Opaque: true},
+		FunctionRow{Name: "opaque_f", Volatile: true, Opaque: true},
+		FunctionRow{Name: "indirect_f", Bodies: []string{"SELECT a FROM opaque_f() a"}},
+		FunctionRow{Name: "noisy_t", Kind: KindTrigger, Bodies: []string{"BEGIN EXECUTE 'x'; RETURN NEW; END"}},
+		FunctionRow{Name: "quiet_t", Kind: KindTrigger, Bodies: []string{"BEGIN NEW.a := 1; RETURN NEW; END"}})
 	for _, name := range strings.Fields(`random clock_timestamp gen_random_uuid lastval escape`) {
 		functions = append(functions, FunctionRow{Name: name, Volatile: true})
 	}
@@ -76,7 +84,7 @@ func testCatalog() *Catalog {
 	}
 	functions = append(functions,
 		FunctionRow{Name: "Mixed", Volatile: true, Argument: true},
-		FunctionRow{Name: "login_as", Volatile: true, Argument: true, ChangesState: true},
+		FunctionRow{Name: "login_as", Volatile: true, Argument: true, Bodies: []string{"BEGIN SET ROLE x; END"}},
 		FunctionRow{Name: "größe", Volatile: true, Argument: true},
 		FunctionRow{Name: "länge"})
 	return NewCatalog(functions, []RelationRow{
@@ -88,6 +96,9 @@ func testCatalog() *Catalog {
 		{"v_nested", RelationRelation, "v_nested"},
 		{"v_stat", RelationFunction, "pg_stat_get_activity"},
 		{"tenants", RelationFunction, "current_setting"},
+		{"v_login", RelationFunction, "login_as"},
+		{"noisy", RelationWrite, "noisy_t"},
+		{"quiet", RelationWrite, "quiet_t"},
 	})
 }
 
@@ -111,6 +122,8 @@ func TestClassify(t *testing.T) {
 					cfg.ReadFunctions = arg.Vals
 				case "write":
 					cfg.WriteFunctions = arg.Vals
+				case "session":
+					cfg.SessionFunctions = arg.Vals
 				case "pattern":
 					cfg.PrimaryPatterns = arg.Vals
 				default:

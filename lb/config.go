@@ -43,6 +43,9 @@ type Config struct {
 	// Names as in the catalog (lower case unless quoted when created), without schema.
 	ReadFunctions  []string `yaml:"read_functions"`
 	WriteFunctions []string `yaml:"write_functions"`
+	// SessionFunctions are names of functions and procedures that leave the session as
+	// it was although their source, or that it cannot be read, says otherwise.
+	SessionFunctions []string `yaml:"session_functions"`
 	// PrimaryPatterns are regular expressions (RE2); a statement that one of them
 	// matches goes to the primary.
 	PrimaryPatterns []string `yaml:"primary_patterns"`

@@ -12,15 +12,17 @@
 // literals. The shape and the identity of the catalog are the key of the cache
 // (cache.go). On a miss the shape is decoded (token.go), each statement is judged by
 // its first word (statement.go, setting.go), and what may be a read is scanned for
-// everything that keeps it from being one (scan.go, words.go, catalog.go). There is
+// everything that keeps it from being one (scan.go, words.go, catalog.go). What a
+// statement does to its session is found on the way, whatever it is. There is
 // no grammar: the scan looks at every token of the statement, wherever it stands, so
 // that a text that it does not understand is no read. Names are compared without
 // their schemas, so that search_path does not matter.
 //
 // # What is not guaranteed
 //
-// What operators, casts, domain and index expressions, and functions themselves call
-// is not seen; a function that is wrongly declared stable is believed. A catalog is
-// as old as its last reading: of what was defined since, past this pgproxy, nothing
-// is known, and only names that were not there before are noticed.
+// What operators, casts, domain and index expressions call is not seen, and of what
+// functions call only what may change the session (routines.go, body.go); a function
+// that is wrongly declared stable is believed. A catalog is as old as its last reading:
+// of what was defined since, past this pgproxy, nothing is known, and only names that
+// were not there before are noticed.
 package lb

@@ -8,9 +8,11 @@ type Verdict struct {
 	// Read: every server gives the same answer and nothing is changed.
 	// Everything else goes to the primary.
 	Read bool
-	// Unknown: Read is false only because the catalog or a function is not known
-	// yet; the driver should have the catalog loaded in the background.
+	// Unknown: the catalog or a function is not known yet, so that Read is false and
+	// Effects may lack some; the driver should have the catalog loaded in the background.
 	Unknown bool
+	// Evaluates: functions may be called, so that the verdict depends on the catalog.
+	Evaluates bool
 	// Silent: a single INSERT, UPDATE or DELETE whose answer shows nothing but a count.
 	Silent bool
 	// Why says why Read is false, for logs and operators; "" when it is true.

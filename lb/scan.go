@@ -9,6 +9,8 @@ type scan struct {
 	// parenthesis is a call. False for utility statements.
 	queries bool
 
+	writing bool // it may write to the relations that it names
+
 	structure string // it writes or locks, by its keywords or by what it calls
 	doubt     string // the catalog or the fixed list says that its answer may differ
 	unknown   string // the catalog does not say
@@ -18,6 +20,12 @@ type scan struct {
 // run scans a whole statement.
 func (s *scan) run(st statement) {
 	label(st)
+	for _, t := range st {
+		if t.kind == kindWord && writing[t.text] {
+			s.writing = true
+			break
+		}
+	}
 	for i, t := range st {
 		if t.kind == kindWord {
 			s.keyword(st, i)
@@ -67,14 +75,19 @@ func (s *scan) name(st statement, i int) {
 		s.doubt = t.text
 	}
 	if !call {
-		if f := s.function(t.text); (f.volatile || f.state) && (f.argument || parenthesis) {
+		if f := s.function(t.text); f.volatile && (f.argument || parenthesis) {
 			s.doubt = "function " + t.text
-			s.state(f)
+		}
+		if parenthesis || st.at(i-1).self('.') {
+			s.does(routine{KindFunction, t.text})
 		}
 		return
 	}
 	if effects, ok := differs(t.text); ok {
 		s.doubt = "function " + t.text
+		if s.c.vouchedFor(t.text) {
+			effects &^= changes
+		}
 		if effects != 0 {
 			s.effects |= effects
 			s.structure = s.doubt
@@ -98,21 +111,25 @@ func (s *scan) call(name string) {
 		if s.queries {
 			s.unknown = "function " + name
 		}
-	case f.state:
-		s.doubt = "function " + name
-		s.state(f)
 	case f.volatile:
 		s.doubt = "function " + name
 	}
+	s.does(routine{KindFunction, name})
 }
 
-// state notes that a function that is called may change the session, which no hint
-// makes a read.
-func (s *scan) state(f function) {
-	if f.state {
-		s.effects |= EffectMayChangeState
+// does notes what a routine that is called may do to the session. No hint makes that a
+// read.
+func (s *scan) does(k routine) bool {
+	if s.cat == nil {
+		return false
+	}
+	e := s.cat.does(k, s.c.vouchedFor)
+	if e != 0 {
+		s.effects |= e
+		s.doubt = "function " + k.name
 		s.structure = s.doubt
 	}
+	return e != 0
 }
 
 func (s *scan) function(name string) function {
@@ -134,6 +151,11 @@ func (s *scan) relation(name string) {
 	if !ok {
 		return
 	}
+	if s.writing {
+		for _, k := range rel.writes {
+			s.effects |= s.cat.does(k, s.c.vouchedFor)
+		}
+	}
 	if rel.primary != "" {
 		s.doubt = "relation " + name + ": " + rel.primary
 		return
@@ -144,7 +166,12 @@ func (s *scan) relation(name string) {
 		}
 		known := s.cat.functions[f]
 		_, differing := differs(f)
-		if s.c.writes[f] || known.volatile || known.state || differing {
+		if s.does(routine{KindFunction, f}) {
+			s.doubt = "relation " + name + ": function " + f
+			s.structure = s.doubt
+			continue
+		}
+		if s.c.writes[f] || known.volatile || differing {
 			s.doubt = "relation " + name + ": function " + f
 			return
 		}

@@ -71,7 +71,7 @@ func (p *judgement) statement(st statement) {
 	case "load":
 		p.effects |= EffectMayChangeState | EffectLeftover
 	case "do":
-		p.effects |= EffectCall | EffectMayChangeState | EffectDDL
+		p.do(st)
 	case "call":
 		p.call(st)
 	case "create":
@@ -167,8 +167,9 @@ func (p *judgement) prepare(st statement) {
 	}
 	inner := judgement{c: p.c, cat: p.cat, vouched: p.vouched}
 	inner.statement(st.part(i+1, len(st)))
-	p.inner = inner.read
+	p.inner, p.unknown, p.evaluates = inner.read, inner.unknown, inner.evaluates
 	p.effects |= inner.effects & carried
+	p.custom = inner.custom
 }
 
 // execute judges EXECUTE name (arguments).
@@ -181,7 +182,7 @@ func (p *judgement) execute(st statement) {
 	}
 	inner := judgement{c: p.c, cat: p.cat, vouched: p.vouched}
 	inner.query(st.part(2, len(st)))
-	p.inner = inner.read
+	p.inner, p.unknown, p.evaluates = inner.read, inner.unknown, inner.evaluates
 	p.effects |= inner.effects
 }
 
@@ -226,22 +227,9 @@ func (p *judgement) explain(st statement) {
 	}
 	inner := judgement{c: p.c, cat: p.cat, vouched: p.vouched}
 	inner.statement(st.part(i, len(st)))
+	p.unknown, p.evaluates = inner.unknown, inner.evaluates
 	p.effects |= inner.effects & (carried | EffectExecute)
-}
-
-// call judges CALL: a procedure may do anything unless the operator vouches for it.
-func (p *judgement) call(st statement) {
-	p.effects |= EffectCall
-	i := 1
-	for st.at(i+1).self('.') && st.at(i+2).ident() {
-		i += 2
-	}
-	if !p.c.reads[st.at(i).text] {
-		p.effects |= EffectMayChangeState
-	}
-	if i+1 < len(st) {
-		p.scan(st.part(i+1, len(st)), true)
-	}
+	p.custom = inner.custom
 }
 
 // unrelated are the objects whose creation changes nothing that the catalog queries

@@ -123,6 +123,9 @@ func systemName(name string) bool {
 	return strings.HasPrefix(name, "pg_") && !alike[name]
 }
 
+// writing are the words without which a statement writes to no table.
+var writing = set(`insert update delete merge copy truncate`)
+
 // shows are the commands that pgproxy answers itself.
 var shows = set(`pool_nodes pool_version pool_backend_stats pool_pools pool_processes
 	pool_health_check_stats pool_status pool_cache`)

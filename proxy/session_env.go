@@ -65,8 +65,10 @@ func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 	switch {
 	case v.Unknown:
 		e.catalog.want()
-	case v.Read && !valid:
-		return notRead(v, "the catalog is being read again")
+	case v.Evaluates && !valid:
+		w := notRead(v, "the catalog is being read again")
+		w.Unknown = true
+		return w
 	case v.Read && classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
 		return notRead(v, "a standby has refused it")
 	}
@@ -78,10 +80,12 @@ func (e *sessionEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
 	return lb.SetConfig(sql, e.settings)
 }
 
-// notRead is a verdict that does not hold now.
+// notRead is the verdict on a statement that must not be taken for a read now.
 func notRead(v *lb.Verdict, why string) *lb.Verdict {
 	w := *v
-	w.Read, w.Why = false, why
+	if w.Read {
+		w.Read, w.Why = false, why
+	}
 	return &w
 }
 
