@@ -78,6 +78,7 @@ var rows = map[string]bool{
 	"balance.transactions":            atOnce,
 	"balance.read_functions":          atOnce,
 	"balance.write_functions":         atOnce,
+	"balance.session_functions":       atOnce,
 	"balance.primary_patterns":        atOnce,
 	"balance.redirects[].user":        atOnce,
 	"balance.redirects[].database":    atOnce,

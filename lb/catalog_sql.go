@@ -17,8 +17,7 @@ const FunctionsQuery = `
 WITH proc AS (
     SELECT p.oid, p.proname, p.pronargs,
            CASE WHEN p.prokind = 'p' THEN 'procedure' WHEN t.typname = 'trigger' THEN 'trigger' ELSE 'function' END AS kind,
-           p.provolatile = 'v' OR EXISTS (
-               SELECT FROM pg_proc s WHERE s.provolatile = 'v' AND s.oid = ANY (g.functions)) AS volatile,
+           p.provolatile = 'v' OR coalesce(g.volatile, false) AS volatile,
            CASE WHEN p.oid < 16384 THEN 'known'
                 WHEN x.extname ~ '^(dblink|postgres_fdw|pg_background|pg_cron|pg_variables|pgtt|orafce|set_user|age|pglogical|bdr|session_variables?|pl.*)$' THEN 'opaque'
                 WHEN x.extname IS NOT NULL THEN 'known'
@@ -27,21 +26,22 @@ WITH proc AS (
                 WHEN p.prosrc = '' THEN 'standard'
                 ELSE 'source'
            END AS sort,
-           p.prosrc, g.functions
+           p.prosrc, g.calls
     FROM pg_proc p
     JOIN pg_language l ON l.oid = p.prolang
     JOIN pg_type t ON t.oid = p.prorettype
-    LEFT JOIN LATERAL (
-        SELECT ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
-                     a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]
-        FROM pg_aggregate a WHERE p.prokind = 'a' AND a.aggfnoid = p.oid
-    ) g (functions) ON true
-    LEFT JOIN LATERAL (
-        SELECT e.extname
+    LEFT JOIN (
+        SELECT a.aggfnoid::oid AS oid, bool_or(s.provolatile = 'v') AS volatile, string_agg(format('%I()', s.proname), ' ') AS calls
+        FROM pg_aggregate a
+        JOIN pg_proc s ON s.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+                                    a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
+        GROUP BY 1
+    ) g ON g.oid = p.oid
+    LEFT JOIN (
+        SELECT d.objid, e.extname
         FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-        WHERE p.oid >= 16384 AND d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-          AND d.refclassid = 'pg_extension'::regclass
-    ) x ON true
+        WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+    ) x ON x.objid = p.oid
     WHERE NOT (t.typtype = 'p' AND (t.typname IN ('event_trigger', 'internal') OR right(t.typname::text, 8) = '_handler'))
       AND NOT EXISTS (SELECT FROM pg_type i WHERE i.typname = 'internal' AND i.typtype = 'p' AND i.oid = ANY (p.proargtypes))
       AND (t.typname <> 'trigger' OR p.oid >= 16384)
@@ -49,7 +49,7 @@ WITH proc AS (
     SELECT p.*, CASE p.sort
         WHEN 'source' THEN p.prosrc
         WHEN 'standard' THEN pg_get_functiondef(p.oid)
-        WHEN 'aggregate' THEN (SELECT string_agg(format('%I()', s.proname), ' ') FROM pg_proc s WHERE s.oid = ANY (p.functions))
+        WHEN 'aggregate' THEN p.calls
     END AS body
     FROM proc p
 ), measured AS (

@@ -184,6 +184,7 @@ func (l *lookups) connect(ctx context.Context, b cluster.Backend, t *tenure, dat
 		return nil, err
 	}
 	config.RuntimeParams["search_path"] = "pg_catalog"
+	config.RuntimeParams["jit"] = "off" // it costs seconds where the planner guesses wrong
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(timeout.Milliseconds(), 10)
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
