@@ -180,6 +180,9 @@ func (s *clientSession) readClient() {
 	for {
 		s.mu.Lock()
 		s.awaitCancel()
+		if n > 0 {
+			s.awaitGo()
+		}
 		s.keepToLease()
 		done := s.mu.core.Client(buf[:n])
 		s.clock.told = !s.mu.core.ToClient().Empty()

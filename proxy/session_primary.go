@@ -22,6 +22,9 @@ type start struct {
 // while the primary cannot be reached.
 func (s *clientSession) firstServer() (start, error) {
 	sh := s.shared
+	if err := sh.awaitSettled(s.ctx, s.client); err != nil {
+		return start{}, err
+	}
 	if b := upPrimary(sh.cluster.State()); b != nil && !sh.cluster.State().Holds() {
 		first, err := s.startOn(session.Primary, b)
 		if err == nil || !isTransient(err) {

@@ -43,6 +43,7 @@ type sessions struct {
 
 	lastID   atomic.Uint64
 	routing  atomic.Pointer[routing]
+	settling atomic.Pointer[settling]
 	paused   atomic.Bool            // every session has been told of the pause
 	limits   atomic.Pointer[limits] // see setLimits
 	relimit  chan struct{}          // of capacity 1: limits has changed

@@ -102,8 +102,9 @@ have changed and those that count only after a restart.`,
 		{
 			Use:   "stop",
 			Short: "Stop the asked member in good order",
-			Long: `Stop the pgproxy that is asked: it takes no clients any more, gives up its addresses and
-hands over leadership. The PostgreSQL server of its host runs on.`,
+			Long: `Stop the pgproxy that is asked: its addresses move to another member, its clients are told
+to leave between their transactions, and leadership is handed over. The PostgreSQL server of
+its host runs on.`,
 			Args: arguments(),
 			RunE: c.order(func(ctx context.Context, client *pcp.Client, _ []string) (string, error) {
 				return client.Stop(ctx)

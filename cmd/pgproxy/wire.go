@@ -194,7 +194,7 @@ func (m *member) newAddresses(registry prometheus.Registerer) error {
 	}
 	var err error
 	m.addresses, err = vip.New(m.cfg.VIP, vip.Deps{
-		Wanted: m.wanted, Changed: m.wantedChanged, Hardware: m.watchdog.Hardware,
+		Wanted: m.wanted, Changed: m.wantedChanged, Leaving: m.addressLeaves, Hardware: m.watchdog.Hardware,
 		Logger: m.log, Registerer: registry,
 	})
 	return err
@@ -341,9 +341,10 @@ func (m *member) run(ctx context.Context, ready chan<- struct{}) error {
 	parts.Go(func() error {
 		select {
 		case <-ctx.Done():
-			m.leave(under)
-			release()
-			<-released
+			if m.leave(under) {
+				release()
+				<-released
+			}
 			cancel()
 		case <-under.Done():
 		}
@@ -403,38 +404,3 @@ func (m *member) serving() <-chan struct{} {
 // firstState bounds how long clients are not let in because the State is not known:
 // before it no server is, and they would be refused.
 const firstState = 2 * time.Second
-
-// moveWait bounds how long a stop waits for the virtual addresses to be elsewhere, and
-// for another leader.
-const moveWait = time.Second
-
-// leave has the virtual addresses moved before this member stops.
-func (m *member) leave(ctx context.Context) {
-	m.leaving.Store(true)
-	m.watchdog.Nudge()
-	ctx, cancel := context.WithTimeout(ctx, moveWait)
-	defer cancel()
-	for {
-		changed := m.watchdog.Changed()
-		if !slices.ContainsFunc(m.watchdog.State().Addresses, func(a cluster.Address) bool { return a.Holder == m.cfg.Name }) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// handOver gives leadership away, where there is somebody to take it.
-func (m *member) handOver(ctx context.Context) {
-	if _, _, leads := m.watchdog.Leading(); !leads || len(m.watchdog.Voters()) < 2 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, moveWait)
-	defer cancel()
-	if err := m.watchdog.Transfer(ctx); err != nil {
-		m.log.Warn("leadership not handed over", "err", err)
-	}
-}

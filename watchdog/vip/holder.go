@@ -27,6 +27,10 @@ type Deps struct {
 	// Changed returns a channel that is closed when an address may have become wanted
 	// or unwanted; an extension need not close it.
 	Changed func() <-chan struct{}
+	// Leaving is called before an address is removed that is not wanted any more, or when
+	// Run ends: what is sent from it must be sent now. It delays the removal. nil: nobody
+	// wants to know.
+	Leaving func(address string)
 	// Hardware returns the hardware addresses of the members, as their Links say. Each
 	// that it ever returned counts as a member's from then on: also one that has
 	// died, or is frozen and not yet known to a new leader.

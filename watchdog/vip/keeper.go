@@ -93,7 +93,7 @@ func (k *keeper) run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
-	k.release("pgproxy stops")
+	k.leave("pgproxy stops")
 }
 
 // step does what is due and returns when the next thing is.
@@ -117,7 +117,7 @@ func (k *keeper) step(ctx context.Context, p port) time.Time {
 	}
 	switch {
 	case !wanted && k.held:
-		k.release("it is not this member's any more")
+		k.leave("it is not this member's any more")
 	case !p.carrier && k.held:
 		k.release("the interface has no carrier")
 	case !wanted || !p.carrier:
@@ -321,6 +321,14 @@ func (k *keeper) alone() {
 	}
 	k.foreign = time.Time{}
 	k.note(func(l *cluster.Link) { l.Foreign = "" })
+}
+
+// leave gives the address up in order.
+func (k *keeper) leave(why string) {
+	if k.held && k.holder.deps.Leaving != nil {
+		k.holder.deps.Leaving(k.cfg.Address)
+	}
+	k.release(why)
 }
 
 // release gives the address up.

@@ -52,6 +52,7 @@ type Options struct {
 	Sections string            // further sections of pgproxy.yaml
 	Watchdog string            // further lines of its section watchdog: "lease: 5s\n"
 	LogLevel string            // of pgproxy; empty: info
+	Drain    string            // listen.drain; empty: 1s
 }
 
 // Cluster is an installation. Hosts and Client are fixed; the methods are for one
@@ -76,6 +77,9 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	if o.Subnet == "" {
 		o.Subnet = "10.77.0"
+	}
+	if o.Drain == "" {
+		o.Drain = "1s"
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "info"

@@ -41,12 +41,12 @@ func (h *Host) writeConfig() error {
 	var b strings.Builder
 	fmt.Fprintf(&b, `name: %s
 data_dir: %s
-listen: {address: "*:%d", tls: {mode: disable}, drain: 1s}
+listen: {address: "*:%d", tls: {mode: disable}, drain: %s}
 monitor: {user: %s, password_file: %s, database: postgres}
 metrics: {listen: "*:%d"}
 pcp: {listen: "127.0.0.1:9898", unix_socket: %s}
 log: {level: %s}
-`, h.Name, h.MemberDir, ProxyPort, pgtest.MonitorUser, c.monitorFile(), metricsPort, h.pcpSocket(), c.o.LogLevel)
+`, h.Name, h.MemberDir, ProxyPort, c.o.Drain, pgtest.MonitorUser, c.monitorFile(), metricsPort, h.pcpSocket(), c.o.LogLevel)
 	fmt.Fprintln(&b, "backends:")
 	for _, s := range c.Servers() {
 		fmt.Fprintf(&b, "  - {name: %s, address: \"%s:%d\", weight: 1, agent: %s}\n", s.Name, s.IP, ServerPort, s.Name)
