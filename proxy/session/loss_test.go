@@ -30,6 +30,9 @@ func simulateLosses(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := &simulation{play: newPlay(t), t: t, r: r, data: &modelData{history: []int{0}}}
 	s.env.choose = []string{"", "h2"}[r.IntN(2)]
+	if seed%3 == 2 {
+		s.core.Share(NewStatements(), 4)
+	}
 	s.attach(Primary, "h1")
 	batches := randomBatches(r, s.env.choose != "")
 	waits := r.IntN(2) == 0 // for each answer before it sends more
