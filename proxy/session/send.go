@@ -332,11 +332,14 @@ func (c *Core) makeRoom(slot Slot) {
 // behind makeStatement does so.
 func (c *Core) verifyStatements(slot Slot) {
 	s := &c.server[slot]
-	if !c.pooled() || c.batch.verified || s.tx != pgwire.TxIdle || s.restoring > 0 || slot == Primary && c.batch.given {
+	if !c.pooled() || c.batch.verified || s.tx == pgwire.TxFailed || s.restoring > 0 || slot == Primary && c.batch.given {
 		return
 	}
 	c.batch.verified = true
 	c.restorePrivate(slot)
+	if s.tx != pgwire.TxIdle {
+		return
+	}
 	for i := range c.held {
 		st := c.held[i].st
 		if st == nil || st.shared == nil || st.row == 0 || s.names[st.shared.name].row == st.row || st.void {
@@ -372,13 +375,22 @@ func (c *Core) shadow(name string, st *statement) {
 func (c *Core) restorePrivate(slot Slot) {
 	for i := range c.held {
 		m := &c.held[i]
-		switch v := m.verdict; {
-		case m.typ == pgwire.Query && v.Effects&byName != 0 && v.Name == "":
+		v := m.verdict
+		if m.typ != pgwire.Query && m.st != nil {
+			v = m.st.verdict
+		}
+		switch {
+		case v != nil && v.Effects&byName != 0 && v.Name == "":
 			for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
 				c.ensureSQL(slot, name, c.names.known[name])
 			}
-		case m.st != nil && m.st.sql != nil && m.typ != pgwire.Query:
+		case m.typ == pgwire.Query:
+		case m.st != nil && m.st.sql != nil:
 			c.ensureSQL(slot, m.name, m.st)
+		case v != nil && v.Effects&lb.EffectExecute != 0: // in the extended protocol
+			if st := c.names.lookupAt([]byte(v.Name), m.seq); st != nil {
+				c.ensureSQL(slot, v.Name, st)
+			}
 		}
 	}
 }
