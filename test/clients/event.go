@@ -1,10 +1,12 @@
 package clients
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -118,6 +120,21 @@ func (j *journal) all() []Event {
 		return 0
 	})
 	return sorted
+}
+
+// write makes a file of all events.
+func (j *journal) write(name string) error {
+	var b bytes.Buffer
+	lines := json.NewEncoder(&b)
+	for _, e := range j.all() {
+		if err := lines.Encode(&e); err != nil {
+			return fmt.Errorf("write events: %w", err)
+		}
+	}
+	if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	return nil
 }
 
 // awaitServed waits until each of the clients has been served by something that was

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -247,7 +248,15 @@ func (t *pgpoolTarget) report(context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	return "==== pgpool\n" + string(content[max(0, len(content)-20_000):])
+	// Not the lines of every process at every failover.
+	noise := regexp.MustCompile("child process|failover or failback event|restart(ing)? myself|selecting backend|invalid cancel key|forwarding cancel|no backends are|processing packets|degenerate backend request")
+	var b strings.Builder
+	for line := range strings.Lines(string(content)) {
+		if !noise.MatchString(line) {
+			b.WriteString(line)
+		}
+	}
+	return "==== pgpool\n" + b.String()[max(0, b.Len()-20_000):]
 }
 
 // close kills what runs on the hosts, pgpool too, and removes all files.

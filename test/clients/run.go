@@ -57,7 +57,8 @@ type Options struct {
 	Patient      bool   // timers for a machine on which a member may get no processor for a second
 	LogLevel     string
 
-	Log func(format string, args ...any)
+	Log    func(format string, args ...any)
+	Events string // a file for all events, a JSON object on a line; "": none
 }
 
 // target is an installation that clients are served by.
@@ -101,7 +102,11 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	}
 	defer func() { err = errors.Join(err, t.close()) }()
 	r := &run{o: o, target: t, cluster: t.rig(), journal: newJournal()}
-	if err := r.run(ctx, dir); err != nil {
+	err = r.run(ctx, dir)
+	if o.Events != "" {
+		err = errors.Join(err, r.journal.write(o.Events))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w\n%s\n%s", err, r.lastErrors(), t.report(context.WithoutCancel(ctx)))
 	}
 	return r.result(ctx)
