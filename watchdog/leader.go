@@ -83,8 +83,9 @@ func (w *Watchdog) followLeader(ctx context.Context) {
 			stop()
 			if leads {
 				leading, end := context.WithCancel(ctx)
-				l = w.newLeadership(n, leading.Done(), end)
-				starting.Go(func() { l.run(leading) })
+				begun := w.newLeadership(n, leading.Done(), end)
+				starting.Go(func() { begun.run(leading) })
+				l = begun
 			}
 		case <-n.observed:
 			_, id := n.raft.LeaderWithID()
