@@ -24,7 +24,7 @@ const (
 // TestCancelStorm cancels sessions that share server connections: what is answered with
 // 57014 must have been running while its own session was cancelled.
 func TestCancelStorm(t *testing.T) {
-	for _, mode := range []PoolMode{PoolSession} {
+	for _, mode := range []PoolMode{PoolSession, PoolTransaction} {
 		for _, size := range []int{1, 2} {
 			if mode == PoolSession && size == 1 {
 				continue // there the size bounds idle connections only
