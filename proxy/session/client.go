@@ -318,6 +318,9 @@ func (c *Core) lookParse(m *message, b []byte) {
 
 // keepParse keeps what makes the statement on another server.
 func (c *Core) keepParse(st *statement, b []byte) {
+	if st.name != "" && !c.names.room(len(b)) {
+		return
+	}
 	if c.pooled() && st.name != "" && st.verdict.Show == "" {
 		if st.shared = c.statements.of(b, c.settings.key); st.shared != nil {
 			st.parse, st.version = st.shared.parse, st.shared.version

@@ -12,7 +12,7 @@ type statement struct {
 	version uint64 // tells which text a server has under the name; unique in what may meet there
 	verdict *lb.Verdict
 	// parse is the Parse message that makes it on another server; nil when it was
-	// too large to keep.
+	// too large to keep, or the session has too many.
 	parse []byte
 	// sql is set for one made by SQL PREPARE: the text that makes it.
 	sql []byte
@@ -22,6 +22,9 @@ type statement struct {
 	row uint64
 	// void: its Parse has failed or was skipped.
 	void bool
+	// kept and unkept are what it counts for in names.
+	kept   int
+	unkept bool
 	// show names the SHOW command of pgproxy's own that it stands for.
 	show string
 }
@@ -63,6 +66,9 @@ type names struct {
 	// surprises counts the changes that lookup could not foresee: a change that was
 	// skipped, and what SQL does.
 	surprises uint64
+
+	kept   int // bytes of parse of those that have a name
+	unkept int // how many cannot be made on another server, the unnamed one too
 
 	// portals remembers the statement of each portal, for the effects of Execute.
 	portal  *statement // of the unnamed portal
@@ -153,7 +159,46 @@ func (n *names) remove(o *op) bool {
 	panic("BUG: a pending change of the namespace is not listed")
 }
 
+// maxKept bounds what is kept of the statements that have a name, in bytes.
+const maxKept = 8 << 20
+
+// statementOverhead is what a statement takes beside its text, in bytes.
+const statementOverhead = 256
+
+// room reports that so many bytes more may be kept.
+func (n *names) room(bytes int) bool { return n.kept+bytes+statementOverhead <= maxKept }
+
+// countIn counts what a name stands for, countOut what it stood for.
+func (n *names) countIn(name string, st *statement) {
+	switch {
+	case st == nil:
+	case st.parse == nil && st.sql == nil:
+		st.unkept = true
+		n.unkept++
+	case name != "":
+		st.kept = len(st.parse) + len(st.sql) + statementOverhead
+		n.kept += st.kept
+	}
+}
+
+func (n *names) countOut(st *statement) {
+	if st == nil {
+		return
+	}
+	if st.unkept {
+		n.unkept--
+	}
+	n.kept -= st.kept
+	st.kept, st.unkept = 0, false
+}
+
 func (n *names) set(name string, st *statement) {
+	if name == "" {
+		n.countOut(n.unnamed)
+	} else {
+		n.countOut(n.known[name])
+	}
+	n.countIn(name, st)
 	switch {
 	case name == "":
 		n.unnamed = st
@@ -170,6 +215,9 @@ func (n *names) set(name string, st *statement) {
 // clear forgets every named statement.
 func (n *names) clear() {
 	n.surprises++
+	for _, st := range n.known {
+		n.countOut(st)
+	}
 	clear(n.known)
 }
 

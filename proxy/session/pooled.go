@@ -68,7 +68,7 @@ func (c *Core) resting(slot Slot) bool {
 	case slot == Standby:
 		return !c.readOnly.open
 	}
-	return c.pins&pinBound == 0 || c.unpinDue
+	return c.names.unkept == 0 && (c.pins&pinBound == 0 || c.unpinDue)
 }
 
 // tidy removes what only this session may have there, or finds out whether something

@@ -16,6 +16,7 @@ type settings struct {
 	key     string // their texts: servers with the same key have the same settings
 	// unsettled are those of the open transaction; they count when it commits.
 	unsettled []setting
+	size      int    // bytes of what the open transaction has set
 	marks     []mark // savepoints of the open transaction, oldest first
 	blind     bool   // it has others, of which the text does not tell
 	failed    bool   // an error has come since the batch began
@@ -144,7 +145,8 @@ func (j *settings) marked(v *lb.Verdict, what lb.Savepoint) int {
 
 // forget drops what an open transaction has set.
 func (j *settings) forget() {
-	j.unsettled, j.marks, j.blind = j.unsettled[:0], j.marks[:0], false
+	clear(j.unsettled)
+	j.unsettled, j.size, j.marks, j.blind = j.unsettled[:0], 0, j.marks[:0], false
 }
 
 // settle takes the settings of a transaction or batch that is over, and was not
@@ -163,9 +165,6 @@ func (c *Core) settle(slot Slot) {
 		j.rekey()
 		if same {
 			s.settings = j.key
-		}
-		if len(j.key) > maxSettings {
-			c.pins |= pinUnknown
 		}
 	}
 	j.forget()
@@ -262,7 +261,10 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	case v.Effects&lb.EffectSet != 0:
 		c.set(v.Settings, sql)
 	case v.Effects&lb.EffectPrepare != 0:
-		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v, sql: bytes.Clone(sql)}
+		st := &statement{name: v.Name, version: c.names.nextVersion(), verdict: v}
+		if c.names.room(len(sql)) {
+			st.sql = bytes.Clone(sql)
+		}
 		c.names.bySQL(v.Name, st)
 		s.undo()
 		s.setVersion(v.Name, st.version)
@@ -307,4 +309,13 @@ func (c *Core) set(names []string, sql []byte) {
 	c.setLater(setting{kind: lb.EffectSet, names: names, sql: bytes.Clone(sql)})
 }
 
-func (c *Core) setLater(e setting) { c.settings.unsettled = append(c.settings.unsettled, e) }
+// setLater takes a setting over when its transaction is over.
+func (c *Core) setLater(e setting) {
+	j := &c.settings
+	if j.size += len(e.sql); len(j.key)+j.size > maxSettings {
+		c.pins |= pinUnknown
+		c.server[Primary].leftover, c.server[Standby].leftover = true, true // their key does not tell of it
+		return
+	}
+	j.unsettled = append(j.unsettled, e)
+}
