@@ -31,14 +31,16 @@ const (
 // statements must be successful, and pgproxy's memory is bounded.
 func TestNeighbours(t *testing.T) {
 	c := neighbourhood(t)
-	for _, mode := range []string{"session"} {
+	for _, mode := range []string{"session", "transaction"} {
 		t.Run(mode, func(t *testing.T) {
 			r := &rig{cluster: c, proxy: startProxy(t, c, proxytest.Options{Sections: fmt.Sprintf(
 				"pool: {mode: %s, size: 40, wait: 2s}\nlimits: [{user: %s, max_connections: %d, max_clients: 105}]\n",
 				mode, greedy, greedyConnections)})}
 			everybody := []string{pgtest.AppUser, greedy}
 			r.beside(t, "10000 prepared statements", everybody, testManyStatements)
+			r.beside(t, "prepared statements of 90 MB", everybody, testLargeStatements)
 			r.beside(t, "1000 settings", everybody, testManySettings)
+			r.beside(t, "settings of 60 MB", everybody, testLargeSettings)
 			r.beside(t, "100 open transactions", everybody[:1], testManyTransactions)
 			r.beside(t, "a byte read now and then", everybody, testSlowReaders)
 			r.beside(t, "a byte sent now and then", everybody, testSlowSenders)
@@ -51,7 +53,7 @@ func TestNeighbours(t *testing.T) {
 // behave well lose nothing.
 func TestNeighboursOfTheSameUser(t *testing.T) {
 	c := neighbourhood(t)
-	for _, mode := range []string{"session"} {
+	for _, mode := range []string{"session", "transaction"} {
 		t.Run(mode, func(t *testing.T) {
 			r := &rig{cluster: c, proxy: startProxy(t, c, proxytest.Options{Sections: fmt.Sprintf(
 				"pool: {mode: %s, size: 40, wait: 30s}\n"+
@@ -128,8 +130,8 @@ func (r *rig) neighbours(t *testing.T, users []string) *neighbours {
 	return n
 }
 
-// round is what a client does of each kind: a prepared statement, a transaction, a
-// setting.
+// round is what a client does of each kind: prepared statements, a transaction, a look
+// at its settings.
 func (nb *neighbour) round(ctx context.Context, conn *pgx.Conn, id int) error {
 	ctx, done := context.WithTimeout(ctx, hangTimeout)
 	defer done()
@@ -148,6 +150,14 @@ func (nb *neighbour) round(ctx context.Context, conn *pgx.Conn, id int) error {
 	}
 	if after != before+1 {
 		return fmt.Errorf("read %d after %d and one more", after, before)
+	}
+	var settings string
+	if err := conn.QueryRow(ctx, `SELECT current_setting('work_mem')
+		|| coalesce(current_setting('greedy.setting1', true), '')`).Scan(&settings); err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	if settings != "4MB" {
+		return fmt.Errorf("somebody else's settings: %q", settings)
 	}
 	return nil
 }
@@ -212,6 +222,10 @@ func (w *wire) answered() bool {
 
 func testManyStatements(t *testing.T, r *rig, n *neighbours) {
 	prepareMany(t, r.greedyWire(t), 10_000, 0, n)
+}
+
+func testLargeStatements(t *testing.T, r *rig, n *neighbours) {
+	prepareMany(t, r.greedyWire(t), 1500, 60_000, n)
 }
 
 // prepareMany prepares statements with so much padding, and uses some of those that it
@@ -289,6 +303,27 @@ func testManySettings(t *testing.T, r *rig, n *neighbours) {
 	must(t, w.Close())
 }
 
+// testLargeSettings makes more settings in one transaction than anybody wants to know.
+func testLargeSettings(t *testing.T, r *rig, n *neighbours) {
+	const count = 1000
+	w := r.greedyWire(t)
+	w.exec("BEGIN")
+	for i := range count {
+		w.query(fmt.Sprintf("SET greedy.large%d = '%060000d'", i%10, i))
+		if !w.answered() {
+			t.Fatal("a setting of which there are ten was refused")
+		}
+	}
+	w.exec("COMMIT")
+	n.work(t)
+	for i := range 10 {
+		if got := w.value(fmt.Sprintf("SELECT ltrim(current_setting('greedy.large%d'), '0')", i)); got != fmt.Sprint(count-10+i) {
+			t.Errorf("setting %d is %q", i, got)
+		}
+	}
+	must(t, w.Close())
+}
+
 // openTransactions opens so many at the same time, and returns the sessions that are in
 // one and why the others are not.
 func openTransactions(t *testing.T, r *rig, count int) (open []*pgx.Conn, refused []error) {
@@ -328,7 +363,7 @@ func testManyTransactions(t *testing.T, r *rig, n *neighbours) {
 	for _, err := range refused {
 		e := pgError(err)
 		if e == nil || e.Code != "53300" || !strings.HasPrefix(e.Message, "pgproxy: no server connection to ") ||
-			!strings.Contains(e.Message, fmt.Sprintf(`user "greedy" within 2s: limits[0].max_connections %d`, greedyConnections)) {
+			!strings.Contains(e.Message, fmt.Sprintf(`user "greedy" within 2s: limits.max_connections %d for user "greedy"`, greedyConnections)) {
 			t.Errorf("refused with %v", err)
 			break
 		}
