@@ -51,7 +51,7 @@ func (p *judgement) end(st statement) {
 	}
 	switch {
 	case st.at(i).is("prepared"): // COMMIT PREPARED, ROLLBACK PREPARED: another's transaction
-	case st.at(i).is("to") && undo:
+	case st.at(i).is("to") && st[0].is("rollback"): // ABORT has no TO
 		p.savepoints(st)
 	default:
 		p.effects |= EffectEnd | EffectUnpin
@@ -71,7 +71,7 @@ func (p *judgement) savepoints(st statement) {
 	switch st[0].text {
 	case "release":
 		kind = SavepointRelease
-	case "rollback", "abort":
+	case "rollback":
 		kind = SavepointRollback
 		p.effects |= EffectUnpin
 		if !st.at(i).is("to") {

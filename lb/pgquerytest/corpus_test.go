@@ -107,6 +107,7 @@ func (c *checker) check(sql string) (lb.Verdict, truth, bool) {
 	if v.Inner && v.Effects&lb.EffectPrepare != 0 && want.prepared != "" {
 		c.t.Errorf("%s\nprepares a read, but the parser says: %s", sql, want.prepared)
 	}
+	c.checkState(sql, &v, want.functions)
 	return v, want, true
 }
 
