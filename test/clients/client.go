@@ -13,8 +13,9 @@ const (
 	connectTimeout = 3 * time.Second
 	// reconnectPause keeps a refused connection from becoming a loop.
 	reconnectPause = 50 * time.Millisecond
-	// answerTimeout is when a client gives a statement up: far longer than hold.timeout.
-	answerTimeout = time.Minute
+	// answerTimeout is when a client gives a statement and its connection up; longer than
+	// hold.timeout.
+	answerTimeout = 40 * time.Second
 	// idsEach is the room for the rows of each client.
 	idsEach = 1_000_000
 )

@@ -156,8 +156,9 @@ func (j *journal) awaitServed(ctx context.Context, clients []string, since time.
 	})
 }
 
-// patience bounds everything that is waited for. It is no bar.
-const patience = 90 * time.Second
+// patience bounds everything that is waited for, also that clients give up and are
+// served then. It is no bar.
+const patience = 2 * time.Minute
 
 // eventually repeats a question until it is answered without an error.
 func eventually(ctx context.Context, what string, ask func(context.Context) error) error {

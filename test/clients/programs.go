@@ -101,7 +101,7 @@ func startProgram(kind string, cmd *exec.Cmd, j *journal) (*program, error) {
 // the program itself.
 func (p *program) stop() error {
 	_ = p.stdin.Close() // it may be gone
-	timer := time.AfterFunc(answerTimeout, func() { _ = p.cmd.Process.Kill() })
+	timer := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
 	defer timer.Stop()
 	p.wait.Wait()
 	if err := errors.Join(p.err, p.cmd.Wait()); err != nil {

@@ -7,6 +7,7 @@ const share = JSON.parse(process.argv[2]);
 const lost = '40001';
 const idsEach = 1000000;
 const reconnectPause = 50;
+const answerTimeout = 40000;
 let stopping = false;
 
 const say = (event) => process.stdout.write(JSON.stringify(event) + '\n');
@@ -46,14 +47,25 @@ class Worker {
   }
 
   // attempt returns the error of the work, when the end of the connection that may
-  // belong to it has arrived.
+  // belong to it has arrived. Without an answer it gives the connection up.
   async attempt(work) {
+    const { conn } = this;
+    let timer;
+    const late = new Promise((done, fail) => {
+      timer = setTimeout(() => {
+        conn.open = false;
+        conn.client.connection.stream.destroy();
+        fail(new Error('no answer'));
+      }, answerTimeout);
+    });
     try {
-      await work();
+      await Promise.race([work(), late]);
       return null;
     } catch (err) {
       if (err.severity === 'FATAL' || !err.severity) await Promise.race([this.conn.ended, pause(500)]);
       return err;
+    } finally {
+      clearTimeout(timer);
     }
   }
 

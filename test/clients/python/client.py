@@ -13,6 +13,7 @@ share = json.loads(sys.argv[1])
 LOST = "40001"
 IDS_EACH = 1_000_000
 RECONNECT_PAUSE = 0.05
+ANSWER_TIMEOUT = 40
 INSERT = "INSERT INTO log (id, part, client) VALUES (%s, %s, %s)"
 TALLY = "INSERT INTO tallies (client, n) VALUES (%s, 1) ON CONFLICT (client) DO UPDATE SET n = tallies.n + 1"
 
@@ -65,9 +66,16 @@ class Worker:
         self.tell("connect", 0, started)
         return True
 
-    async def attempt(self, work):
+    async def attempt(self, work, timeout=ANSWER_TIMEOUT):
+        """Returns the error of the work. Without an answer it gives the connection up."""
+        task = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+        if not done:
+            await self.conn.close()
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())
+            return TimeoutError("no answer")
         try:
-            await work
+            task.result()
         except (psycopg.Error, OSError, ValueError) as err:
             return err
         return None
@@ -124,7 +132,7 @@ class Worker:
 
     async def listen(self):
         started = time.time()
-        receiving = asyncio.ensure_future(self.attempt(self.receive()))
+        receiving = asyncio.ensure_future(self.attempt(self.receive(), None))
         stopping = asyncio.ensure_future(self.stopped.wait())
         await asyncio.wait([receiving, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
