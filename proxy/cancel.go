@@ -34,6 +34,9 @@ type canceler interface {
 	// nil, and whether what it does may be a commit. It is called by other goroutines
 	// than the session's.
 	cancelTarget() (loan *serverConn, mayCommit bool)
+	// cancelWaiting cancels a statement that no server works for yet; false: there is
+	// none. It blocks until ctx ends at most.
+	cancelWaiting(ctx context.Context) bool
 }
 
 // cancelRegistry knows by which key each session is cancelled. The keys are our
@@ -63,6 +66,7 @@ type cancelEntry struct {
 // What becomes of a CancelRequest: labels of pgproxy_cancels_total.
 const (
 	cancelForwarded = "forwarded" // to the server
+	cancelWaited    = "waited"    // the statement was waiting for a server, and is answered here
 	cancelIdle      = "idle"      // no server works for the session
 	cancelCommit    = "commit"    // kept from a commit that waits for a synchronous standby
 	cancelFailed    = "failed"    // the server could not be told
@@ -81,7 +85,7 @@ func newCancelRegistry(d *dialer, w *commitWaits, deps Deps) (*cancelRegistry, e
 		}, []string{"outcome"}),
 	}
 	r.mu.byPID = make(map[uint32][]*cancelEntry)
-	for _, outcome := range []string{cancelForwarded, cancelIdle, cancelCommit, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
+	for _, outcome := range []string{cancelForwarded, cancelWaited, cancelIdle, cancelCommit, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
 		r.outcomes.WithLabelValues(outcome) // shown as 0
 	}
 	if err := deps.Registerer.Register(r.outcomes); err != nil {
@@ -181,6 +185,12 @@ func (r *cancelRegistry) here(ctx context.Context, pid uint32, secret []byte) (k
 	r.mu.Unlock()
 	if e == nil {
 		return false, nil
+	}
+	ctx, done := context.WithTimeout(ctx, cancelTimeout)
+	defer done()
+	if e.target.cancelWaiting(ctx) {
+		r.count(cancelWaited)
+		return true, nil
 	}
 	return true, r.cancelFor(ctx, e.target)
 }

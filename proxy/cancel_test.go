@@ -167,6 +167,7 @@ func wantOutcomes(t *testing.T, r *cancelRegistry, want map[string]int) {
 type noTarget struct{}
 
 func (noTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return nil, false }
+func (noTarget) cancelWaiting(context.Context) bool               { return false }
 
 func TestCancelWithoutServer(t *testing.T) {
 	r := testCancels(t, nil)

@@ -69,6 +69,8 @@ type loanTarget struct{ sc *serverConn }
 
 func (t loanTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return t.sc, true }
 
+func (t loanTarget) cancelWaiting(context.Context) bool { return false }
+
 // closeWrite ends the stream to a peer and leaves the other direction open.
 func closeWrite(conn net.Conn) {
 	if c, ok := conn.(interface{ CloseWrite() error }); ok {

@@ -35,15 +35,17 @@ type clientSession struct {
 		core     *session.Core
 		client   peer
 		servers  [session.Standby + 1]*attachedServer
-		waiting  int         // goroutines in wait
-		progress bool        // a server has answered since the client's goroutine looked
-		over     bool        // everything is to end now
-		attach   bool        // a goroutine is attaching
-		judging  bool        // a goroutine finds out what a 57P01 means
-		giving   int         // connections on their way back to a pool
-		yielding bool        // the core was told to let go of the primary
-		held     *time.Timer // ends the wait of a batch that is held beside the primary; nil: none is
-		sampling bool        // a goroutine waits for a sample
+		waiting  int                     // goroutines in wait
+		progress bool                    // a server has answered since the client's goroutine looked
+		over     bool                    // everything is to end now
+		attach   bool                    // a goroutine is attaching
+		attaches session.Slot            // the slot for which it does
+		unattach context.CancelCauseFunc // gives that up
+		judging  bool                    // a goroutine finds out what a 57P01 means
+		giving   int                     // connections on their way back to a pool
+		yielding bool                    // the core was told to let go of the primary
+		held     *time.Timer             // ends the wait of a batch that is held beside the primary; nil: none is
+		sampling bool                    // a goroutine waits for a sample
 
 		cancelling bool // see cancelOverdue
 	}
@@ -190,8 +192,7 @@ func (s *clientSession) follow() (placed session.Slot) {
 		if s.attachIdle(slot, backend) {
 			placed = slot
 		} else {
-			s.mu.attach = true
-			s.wg.Go(func() { s.attach(slot, backend) })
+			s.beginAttach(slot, backend)
 		}
 	}
 	if from, open := s.mu.core.Judging(); open && !s.mu.judging && !s.mu.over {
@@ -240,14 +241,32 @@ func (s *clientSession) awaitSamples() {
 	}
 }
 
+// beginAttach has a goroutine attach. The lock is held.
+func (s *clientSession) beginAttach(slot session.Slot, backend string) {
+	ctx, stop := context.WithCancelCause(s.ctx)
+	s.mu.attach, s.mu.attaches, s.mu.unattach = true, slot, stop
+	s.wakeAll()
+	s.wg.Go(func() {
+		defer stop(nil)
+		s.attach(ctx, slot, backend)
+	})
+}
+
 // attach gets the server connection that the core waits for.
-func (s *clientSession) attach(slot session.Slot, backend string) {
+func (s *clientSession) attach(ctx context.Context, slot session.Slot, backend string) {
 	loan, err := s.acquireExact()
 	if loan == nil && err == nil {
-		loan, err = s.acquire(slot, backend)
+		loan, err = s.acquire(ctx, slot, backend)
 	}
 	var o outputs
 	s.mu.Lock()
+	canceled := errors.Is(context.Cause(ctx), errCanceled)
+	if canceled && loan != nil {
+		s.mu.Unlock()
+		s.shared.pools.release(loan, true)
+		s.mu.Lock()
+		loan, err = nil, errCanceled
+	}
 	s.mu.attach = false
 	switch {
 	case slot == session.Primary && err == nil && s.shared.cluster.State().Holds():
@@ -262,7 +281,7 @@ func (s *clientSession) attach(slot session.Slot, backend string) {
 		return
 	case err != nil:
 		s.shared.log.Debug("no server connection for a session", "slot", slot.String(), "session", s.id, "error", err)
-		if slot == session.Standby {
+		if slot == session.Standby && !canceled {
 			s.env.avoid(backend)
 		}
 		s.mu.core.AttachFailed(slot, errorResponse(err))
@@ -332,12 +351,12 @@ func (s *clientSession) acquireExact() (*serverConn, error) {
 }
 
 // acquire returns a connection that suits the session.
-func (s *clientSession) acquire(slot session.Slot, backend string) (loan *serverConn, err error) {
+func (s *clientSession) acquire(ctx context.Context, slot session.Slot, backend string) (loan *serverConn, err error) {
 	for {
 		if slot == session.Primary {
-			loan, err = s.acquirePrimary()
+			loan, err = s.acquirePrimary(ctx)
 		} else {
-			loan, err = s.acquireStandby(backend)
+			loan, err = s.acquireStandby(ctx, backend)
 		}
 		if err != nil {
 			return nil, err
@@ -352,12 +371,12 @@ func (s *clientSession) acquire(slot session.Slot, backend string) (loan *server
 	}
 }
 
-func (s *clientSession) acquireStandby(backend string) (*serverConn, error) {
+func (s *clientSession) acquireStandby(ctx context.Context, backend string) (*serverConn, error) {
 	b := s.shared.cluster.State().Backend(backend)
 	if b == nil || b.Status != cluster.StatusUp || b.Role != cluster.RoleStandby {
 		return nil, errBackendGone
 	}
-	return s.shared.pools.acquire(s.ctx, *b, s.client)
+	return s.shared.pools.acquire(ctx, *b, s.client)
 }
 
 // lose takes out a server connection that has ended. The lock is held.
@@ -447,17 +466,6 @@ func (s *clientSession) tearDown() {
 		}
 	}
 	s.wg.Wait()
-}
-
-// cancelTarget returns the loan of the server that works for the session.
-func (s *clientSession) cancelTarget() (loan *serverConn, mayCommit bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	slot := s.mu.core.Busy()
-	if sv := s.mu.servers[slot]; sv != nil {
-		return sv.loan, slot == session.Primary && s.mu.core.MayCommit()
-	}
-	return nil, false
 }
 
 // drain has the session look at what the cluster is about and whether it is to end:

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net"
 
@@ -38,7 +39,7 @@ func (s *clientSession) firstServer() (start, error) {
 			}
 		}
 	}
-	loan, err := s.acquirePrimary()
+	loan, err := s.acquirePrimary(s.ctx)
 	if err != nil {
 		return start{}, err
 	}
@@ -76,8 +77,8 @@ func (s *clientSession) startWith(slot session.Slot, loan *serverConn) start {
 }
 
 // acquirePrimary waits for a connection to the primary, for hold.timeout at most.
-func (s *clientSession) acquirePrimary() (*serverConn, error) {
-	return s.shared.pools.acquirePrimary(s.ctx, s.client)
+func (s *clientSession) acquirePrimary(ctx context.Context) (*serverConn, error) {
+	return s.shared.pools.acquirePrimary(ctx, s.client)
 }
 
 // draining returns the switchover for which nothing new may begin on the primary; nil:

@@ -61,3 +61,47 @@ func TestMayCommit(t *testing.T) {
 		}
 	}
 }
+
+func TestAwaits(t *testing.T) {
+	p := newPlay(t)
+	want := func(when string, awaits bool, busy Slot) {
+		t.Helper()
+		if p.core.Awaits() != awaits || p.core.Busy() != busy {
+			t.Errorf("%s: Awaits is %v, busy is %v", when, p.core.Awaits(), p.core.Busy())
+		}
+	}
+	client := func(line string) {
+		p.unread = append(p.unread, clientMessage(t, line)...)
+		p.client()
+	}
+	server := func(lines ...string) {
+		for _, line := range lines {
+			p.server(Primary, serverMessage(t, line))
+			p.client()
+		}
+	}
+	attach := func() {
+		p.ids++
+		p.core.Attach(Primary, Attachment{Backend: "h1", ID: p.ids, Fresh: true})
+		p.client()
+	}
+	want("at the start", false, None)
+	client("Q PREPARE p AS SELECT 1")
+	want("without a server", true, None)
+	attach()
+	want("a statement at work", false, Primary)
+	server("C PREPARE", "Z I")
+	client("Q SET work_mem = 1")
+	server("C SET", "Z I")
+	want("between statements", false, None)
+	p.core.ServerClosed(Primary)
+	client("Q EXECUTE p")
+	attach()
+	want("while the settings are restored", true, None)
+	server("C SET", "Z I")
+	want("while the statement is prepared again", true, Primary)
+	server("C PREPARE", "Z I")
+	want("the statement at work", false, Primary)
+	server("C SELECT 1", "Z I")
+	want("at the end", false, None)
+}
