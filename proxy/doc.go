@@ -29,8 +29,11 @@
 //	serveReplication    one direction of a            the client's bytes           either side is gone
 //	                    replication client
 //	pools.run           the upkeep of the pools, the  Cluster.Changed, the lease,  after the last session
-//	                    end of the primary's tenure   tickers
-//	pools.clean         one link that is reset        its release                  it is clean or closed; pools.run waits
+//	                    end of the primary's tenure   tickers, pools.wakeUp
+//	pools.clean         one link that is reset, or    its release                  it is clean or closed; pools.run waits
+//	                    has a cancel request to take
+//	pools.warmOne       one login that nobody waits   pools.run                    the link is idle or closed; pools.run waits
+//	                    for (pool.min)
 //	sessions.run        the routing, the drain of a   Cluster.Changed, the lease,  after the last session
 //	                    switchover                    a ticker
 //	sessions.enforce    the sweep over the sessions,  a timer, setLimits           after the last session
@@ -42,6 +45,15 @@
 // A link belongs to the pools while it is idle, to pools.clean while it is reset,
 // and to the session while it is lent; only the pools may close it under a session
 // (when its backend is lost), and only the cancel registry reads its key meanwhile.
+//
+// # Waiting for a server connection
+//
+// Bounds: pool.size for each backend, database and user in transaction mode,
+// max_connections of the first entry of `limits` that matches on each backend, and
+// max_connections of the backend. Waiters are served in the order of arrival, but for
+// those that a bound of their own blocks, whom others pass. A link of another key that is
+// idle is closed where that makes room. Who waits for a primary keeps his place in one
+// line through every change of it (pool_hold.go).
 //
 // # The primary's lease
 //

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -26,7 +28,6 @@ var (
 // nobody answers, or it is starting or stopping. One login at a time finds out.
 type outage struct {
 	on    bool
-	since time.Time
 	ended time.Time // of the last one
 	next  time.Time // when the next login may be tried
 }
@@ -107,6 +108,9 @@ func (p *pools) joinPrimary(w *waiter) ([]*link, error) {
 		p.keep(w)
 		return nil, nil
 	}
+	if bp.outage.on {
+		w.failed(time.Now())
+	}
 	bp.queue(w)
 	return bp.dispatch(), nil
 }
@@ -135,29 +139,51 @@ func (p *pools) resume() []*link {
 	return bp.dispatch()
 }
 
-// suspend holds those who wait in the line of the primary's pool.
-func (bp *backendPool) suspend() {
-	for _, g := range bp.groups {
-		bp.expelHeld(&g.waiting)
+// suspend holds those who wait for the primary in the line of its pool.
+func (bp *backendPool) suspend() { bp.clearQueues(nil) }
+
+// clearQueues ends all waiting on a backend with an error; who waits for a primary is
+// held. With nil the others stay.
+func (bp *backendPool) clearQueues(err error) {
+	var again []*waiter
+	bp.eachWaiter(func(w *waiter) {
+		switch {
+		case w.primary:
+			bp.unqueue(w)
+			again = append(again, w)
+		case err != nil:
+			bp.unqueue(w)
+			w.grant <- grant{err: err}
+		}
+	})
+	// Sorted, each finds its place at the end: there may be thousands.
+	slices.SortFunc(again, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
+	for _, w := range again {
+		bp.pools.keep(w)
 	}
-	bp.expelHeld(&bp.logins)
 }
 
-func (bp *backendPool) expelHeld(line *list.List) {
-	for at := line.Front(); at != nil; {
-		w := at.Value.(*waiter)
-		at = at.Next()
-		if w.primary {
-			bp.expel(w, nil)
+// eachWaiter calls f with every waiter; f may take it out of its line.
+func (bp *backendPool) eachWaiter(f func(*waiter)) {
+	walk := func(line *list.List) {
+		for at := line.Front(); at != nil; {
+			w := at.Value.(*waiter)
+			at = at.Next()
+			f(w)
 		}
 	}
+	for _, g := range slices.Clone(bp.queues) {
+		walk(&g.waiting)
+	}
+	walk(&bp.logins)
 }
 
 // setBack begins or prolongs an outage: a login on the primary has failed.
 func (bp *backendPool) setBack() {
 	now := time.Now()
 	if !bp.outage.on {
-		bp.outage.on, bp.outage.since = true, now
+		bp.outage.on = true
+		bp.eachWaiter(func(w *waiter) { w.failed(now) })
 	}
 	bp.outage.next = now.Add(bp.pools.retry)
 	bp.pools.wakeUp()
@@ -206,14 +232,7 @@ func (p *pools) deadline(w *waiter) time.Time {
 		}
 		return since.Add(p.mu.cfg.Wait)
 	}
-	since := w.held
-	if since.IsZero() {
-		since = w.pool.outage.since
-		if w.queued.After(since) {
-			since = w.queued
-		}
-	}
-	return since.Add(p.mu.hold.Timeout)
+	return w.held.Add(p.mu.hold.Timeout)
 }
 
 // noPrimary is what a client is told whose statement has waited for hold.timeout.

@@ -294,22 +294,3 @@ func (bp *backendPool) put(l *link) (out []*link) {
 	bp.trim(g, &out)
 	return out
 }
-
-// clearQueues ends all waiting on a backend; who waits for a primary goes on.
-func (bp *backendPool) clearQueues(err error) {
-	for len(bp.queues) > 0 {
-		bp.expel(bp.queues[0].waiting.Front().Value.(*waiter), err)
-	}
-	for bp.logins.Len() > 0 {
-		bp.expel(bp.logins.Front().Value.(*waiter), err)
-	}
-}
-
-func (bp *backendPool) expel(w *waiter, err error) {
-	bp.unqueue(w)
-	if w.primary {
-		bp.pools.keep(w)
-		return
-	}
-	w.grant <- grant{err: err}
-}

@@ -459,6 +459,7 @@ func playOps(ops []op, size, limit, most int) error {
 	cfg.Size, cfg.Wait = size, time.Hour
 	pp := newPipePools(cfg, []LimitConfig{{User: "u0"}, {MaxConnections: limit}}, oneBackend(most))
 	var all []*want // in order of arrival
+	var before tally
 	defer func() {
 		pp.shutdown()
 		for _, w := range all {
@@ -484,8 +485,8 @@ func playOps(ops []op, size, limit, most int) error {
 				w[o.which%len(w)].stop()
 			}
 		case o.kind == 6:
-			cfg.Size = o.which%4 + 1
-			pp.configure(cfg, []LimitConfig{{User: "u0"}, {MaxConnections: o.which % 3}})
+			cfg.Size, limit = o.which%4+1, o.which%3
+			pp.configure(cfg, []LimitConfig{{User: "u0"}, {MaxConnections: limit}})
 		case len(lent) > 0:
 			w := lent[o.which%len(lent)]
 			if o.kind == 7 {
@@ -499,6 +500,45 @@ func playOps(ops []op, size, limit, most int) error {
 		if err := pp.check(all); err != nil {
 			return fmt.Errorf("after step %d %+v: %w", i, o, err)
 		}
+		now := pp.tally()
+		if err := now.within(before, cfg.Size, limit, most); err != nil {
+			return fmt.Errorf("after step %d %+v: %w", i, o, err)
+		}
+		before = now
+	}
+	return nil
+}
+
+// tally counts connections.
+type tally struct {
+	byUser         map[string]int
+	limited, total int // those that the second entry of `limits` is for, and all
+}
+
+func (pp *pipePools) tally() tally {
+	n := tally{byUser: make(map[string]int)}
+	for _, c := range pp.list() {
+		n.byUser[c.user]++
+		n.total++
+		if c.user != "u0" {
+			n.limited++
+		}
+	}
+	return n
+}
+
+// within reports what is above its bound and has not become less.
+func (n tally) within(before tally, size, limit, most int) error {
+	for user, open := range n.byUser {
+		if open > max(size, before.byUser[user]) {
+			return fmt.Errorf("%d connections of %s, pool.size %d", open, user, size)
+		}
+	}
+	if limit > 0 && n.limited > max(limit, before.limited) {
+		return fmt.Errorf("%d connections, limit %d", n.limited, limit)
+	}
+	if most > 0 && n.total > most {
+		return fmt.Errorf("%d connections, max_connections %d", n.total, most)
 	}
 	return nil
 }
