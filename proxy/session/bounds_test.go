@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
 
 // sharing plays a session in transaction mode. Each step sends messages of the client,
@@ -42,10 +44,20 @@ func (p *sharing) step(client, answers []string) (gaveBack bool) {
 		p.server(Primary, serverMessage(p.t, a))
 	}
 	p.client()
-	for _, d := range p.core.Detached() {
-		gaveBack = gaveBack || d.Slot == Primary
+	for {
+		for _, d := range p.core.Detached() {
+			gaveBack = gaveBack || d.Slot == Primary
+		}
+		owed := p.core.server[Primary].next()
+		switch {
+		case owed == nil || !owed.inject:
+			return gaveBack
+		case owed.kind == pgwire.Close:
+			p.server(Primary, serverMessage(p.t, "3"))
+		default:
+			p.server(Primary, serverMessage(p.t, "Z I"))
+		}
 	}
-	return gaveBack
 }
 
 func (p *sharing) want(what string, got, want bool) {

@@ -232,7 +232,7 @@ func (c *Core) look(typ byte, b []byte) message {
 		if portal, _, ok := pgwire.CString(body); ok {
 			m.st = c.names.ofPortal(portal)
 			if m.st != nil {
-				m.verdict = m.st.verdict
+				m.verdict = m.st.executed()
 			}
 		}
 	}
@@ -262,7 +262,7 @@ func (c *Core) lookAgain(base []byte) {
 			if portal, _, ok := pgwire.CString(m.bytes(base)[pgwire.HeaderLen:]); ok {
 				m.st, m.verdict = c.names.ofPortal(portal), nil
 				if m.st != nil {
-					m.verdict = m.st.verdict
+					m.verdict = m.st.executed()
 				}
 			}
 		}

@@ -219,6 +219,7 @@ func (c *Core) Attach(slot Slot, a Attachment) {
 	if a.Carried != nil {
 		s.carry(a.Carried)
 	}
+	c.batch.verified = false
 	if c.attaching == slot {
 		c.attaching, c.want, c.exactly = None, "", false
 	}

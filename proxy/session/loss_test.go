@@ -28,7 +28,7 @@ type lossBatch struct {
 
 func simulateLosses(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
-	s := &simulation{play: newPlay(t), t: t, r: r, data: &modelData{history: []int{0}}}
+	s := &simulation{play: newPlay(t), t: t, r: r, replayed: new(int), data: &modelData{history: []int{0}}}
 	s.env.choose = []string{"", "h2"}[r.IntN(2)]
 	if seed%3 == 2 {
 		s.core.Share(NewStatements(), 4)

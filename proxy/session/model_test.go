@@ -324,6 +324,8 @@ func (s *modelServer) run(p *modelPortal, describe bool) (code string) {
 	case "SET":
 		s.setting = strings.Trim(strings.TrimPrefix(p.sql, "SET DateStyle = "), "'")
 		tag = "SET"
+	case "RESET":
+		s.setting = "ISO"
 	case "BEGIN":
 		s.status = pgwire.TxInTransaction
 		s.readOnly = s.readOnly || rest != ""

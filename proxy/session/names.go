@@ -45,6 +45,18 @@ func (st *statement) sqlText() []byte {
 	return sql
 }
 
+// executed is the verdict on an Execute of the statement: on what stands behind AS in a
+// PREPARE.
+func (st *statement) executed() *lb.Verdict {
+	if st.sql == nil {
+		return st.verdict
+	}
+	v := *st.verdict
+	v.Effects &^= lb.EffectPrepare
+	v.Name, v.Read = "", v.Inner
+	return &v
+}
+
 // op is a change of the namespace by a client's message whose answer is due.
 type op struct {
 	seq     uint64 // orders it among the messages
@@ -57,6 +69,7 @@ type op struct {
 // (ops) hides what is known.
 type names struct {
 	known    map[string]*statement
+	sqls     int // how many of them SQL PREPARE has made
 	unnamed  *statement
 	ops      []*op
 	versions uint64
@@ -199,6 +212,12 @@ func (n *names) set(name string, st *statement) {
 		n.countOut(n.known[name])
 	}
 	n.countIn(name, st)
+	if old := n.known[name]; old != nil && old.sql != nil {
+		n.sqls--
+	}
+	if st != nil && st.sql != nil {
+		n.sqls++
+	}
 	switch {
 	case name == "":
 		n.unnamed = st
@@ -218,6 +237,7 @@ func (n *names) clear() {
 	for _, st := range n.known {
 		n.countOut(st)
 	}
+	n.sqls = 0
 	clear(n.known)
 }
 

@@ -51,9 +51,8 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	}
 	if c.server[slot].live == 0 {
 		c.applySettings(slot)
-		c.verifyStatements(slot)
 	}
-	if c.server[slot].restoring > 0 {
+	if !c.makeReady(slot) || c.server[slot].restoring > 0 {
 		return false // with other settings, or another role, a write could be a different one
 	}
 	if c.batch.changed {
@@ -135,6 +134,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.FunctionCall:
 		s.ran(nil)
 	case pgwire.Parse:
+		c.ensureNamed(slot, m)
 		if made := c.prepareParse(slot, m, &e); made != nil {
 			text = made
 		}
@@ -159,6 +159,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 		}
 	case pgwire.Execute:
 		e.verdict, e.st = m.verdict, m.st
+		c.ensureNamed(slot, m)
 		c.foreseeText(slot, m.verdict, m.st.sqlText())
 		s.ran(m.verdict)
 	case pgwire.Sync:
@@ -220,7 +221,11 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	}
 	c.foreseeText(slot, v, e.text)
 	if v.Effects&byName != 0 && v.Statements == 1 && v.Name != "" {
-		c.ensureSQL(slot, v.Name, c.names.lookupAt([]byte(v.Name), m.seq))
+		st := c.names.lookupAt([]byte(v.Name), m.seq)
+		if v.Effects&lb.EffectExecute != 0 && st != nil && st.sql == nil && st.verdict.Effects != 0 {
+			c.pins |= pinUnknown // the protocol prepares what SQL cannot: SET, BEGIN
+		}
+		c.ensureSQL(slot, v.Name, st)
 	}
 	s.ran(v)
 	s.unnamed = 0
@@ -326,36 +331,6 @@ func (c *Core) makeRoom(slot Slot) {
 	}
 }
 
-// verifyStatements finds out, before a batch begins, whether the statements that it
-// uses still have the result that the client was told of: on a connection where
-// another session has made them, or nobody has. Inside of a transaction the Describe
-// behind makeStatement does so.
-func (c *Core) verifyStatements(slot Slot) {
-	s := &c.server[slot]
-	if !c.pooled() || c.batch.verified || s.tx == pgwire.TxFailed || s.restoring > 0 || slot == Primary && c.batch.given {
-		return
-	}
-	c.batch.verified = true
-	c.restorePrivate(slot)
-	if s.tx != pgwire.TxIdle {
-		return
-	}
-	for i := range c.held {
-		st := c.held[i].st
-		if st == nil || st.shared == nil || st.row == 0 || s.names[st.shared.name].row == st.row || st.void {
-			continue
-		}
-		c.closeStatement(slot, st.shared.name)
-		c.makeRoom(slot)
-		s.setVersion(st.shared.name, st.version)
-		s.use(st.shared.name, st.row) // what it is otherwise is found out now
-		c.inject(slot, st.shared.parse, expect{kind: pgwire.Parse, st: st, named: true, name: st.shared.name})
-		c.inject(slot, pgwire.AppendDescribe(nil, 'S', st.shared.name), expect{kind: pgwire.Describe, st: st, name: st.shared.name, verify: true})
-		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync, verify: true})
-		s.restoring++
-	}
-}
-
 // shadow makes a statement on the primary that the client has made on the standby,
 // so that the primary knows what its result was when it was made; st nil: drops it.
 // It does so in a batch of its own, which no error of the client's can undo.
@@ -369,29 +344,14 @@ func (c *Core) shadow(name string, st *statement) {
 	c.inject(Primary, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 }
 
-// restorePrivate makes the statements of SQL PREPARE that the batch names, before it
-// begins: not inside of it, where a simple query would end it. A text that does not
-// tell what it executes gets them all.
-func (c *Core) restorePrivate(slot Slot) {
-	for i := range c.held {
-		m := &c.held[i]
-		v := m.verdict
-		if m.typ != pgwire.Query && m.st != nil {
-			v = m.st.verdict
-		}
-		switch {
-		case v != nil && v.Effects&byName != 0 && v.Name == "":
-			for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
-				c.ensureSQL(slot, name, c.names.known[name])
-			}
-		case m.typ == pgwire.Query:
-		case m.st != nil && m.st.sql != nil:
-			c.ensureSQL(slot, m.name, m.st)
-		case v != nil && v.Effects&lb.EffectExecute != 0: // in the extended protocol
-			if st := c.names.lookupAt([]byte(v.Name), m.seq); st != nil {
-				c.ensureSQL(slot, v.Name, st)
-			}
-		}
+// ensureNamed makes a statement of the protocol for one of SQL that names it.
+func (c *Core) ensureNamed(slot Slot, m *message) {
+	v := m.verdict
+	if !c.pooled() || v == nil || v.Effects&byName == 0 || v.Name == "" {
+		return
+	}
+	if st := c.names.lookupAt([]byte(v.Name), m.seq); st != nil && st.shared != nil {
+		c.ensureAs(slot, v.Name, st)
 	}
 }
 

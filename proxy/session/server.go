@@ -93,6 +93,18 @@ func (s *server) carried() *Carried {
 	return &Carried{names: s.names, uses: s.uses, settings: s.settings, custom: s.custom}
 }
 
+// renaming reports that something is in flight that makes or drops named statements: an
+// error before it would leave them as they are.
+func (s *server) renaming() bool {
+	const renames = lb.EffectPrepare | lb.EffectDeallocate | lb.EffectDiscardAll | lb.EffectUnknownInSession
+	for i := s.head; i < len(s.ring); i++ {
+		if e := &s.ring[i]; e.named && e.name != "" || !e.inject && e.verdict != nil && e.verdict.Effects&renames != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // copyEnd marks CopyDone or CopyFail in the ring.
 const copyEnd byte = 'c'
 

@@ -30,7 +30,7 @@ type simulation struct {
 	data   *modelData
 	faults bool
 
-	replayed int // position of the standby
+	replayed *int // position of the standby
 	servers  [Standby + 1]*modelServer
 	inbox    [Standby + 1][]byte
 	sent     []byte // of the client, not given to the core yet
@@ -39,13 +39,16 @@ type simulation struct {
 	trace    []string
 	ids      uint64
 
+	pool  *modelPool // nil: connections are the session's own
+	conns [Standby + 1]*modelConn
+
 	losses  int  // of the primary; negative: there are to be none
 	rowSeen bool // or an error, since the standby was outside of a transaction
 }
 
 func simulate(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
-	s := &simulation{play: newPlay(t), t: t, losses: -1, r: r, data: &modelData{history: []int{0}}, faults: seed%2 == 1}
+	s := &simulation{play: newPlay(t), t: t, replayed: new(int), losses: -1, r: r, data: &modelData{history: []int{0}}, faults: seed%2 == 1}
 	s.env.choose = "h2"
 	s.attach(Primary, "h1")
 
@@ -64,8 +67,15 @@ func simulate(t *testing.T, seed uint64) {
 			break
 		}
 	}
-	if string(s.client) != string(reference.out) {
-		got, want := decode(s.client, true), decode(reference.out, true)
+	s.compare(seed, script, reference.out)
+}
+
+// compare holds what the client has got against what one server says.
+func (s *simulation) compare(seed uint64, script []string, out []byte) {
+	t := s.t
+	t.Helper()
+	if string(s.client) != string(out) {
+		got, want := decode(s.client, true), decode(out, true)
 		same := 0
 		for same < len(got) && same < len(want) && got[same] == want[same] {
 			same++
@@ -81,18 +91,29 @@ func simulate(t *testing.T, seed uint64) {
 // server has, behind a Parse in flight that is skipped; and to write behind the
 // COMMIT of a read-only transaction in the same batch (40001).
 func randomScript(r *rand.Rand) (lines []string) {
+	lines = modelBatches(r, modelStatements, "n")
+	return append(lines, "Q ROLLBACK", "Q SELECT n FROM t", "Q SELECT d FROM t")
+}
+
+// modelBatches makes batches of these statements; what is made by PREPARE reads that
+// column, and with n there is COPY, too.
+func modelBatches(r *rand.Rand, statements []string, column string) (lines []string) {
 	names := []string{"-", "-", "s1", "s2"}
 	name := func() string { return names[r.IntN(len(names))] }
-	sql := func() string { return modelStatements[r.IntN(len(modelStatements))] }
+	sql := func() string { return statements[r.IntN(len(statements))] }
 	for range 1 + r.IntN(12) {
-		switch r.IntN(12) {
+		kind := r.IntN(12)
+		if kind < 2 && column != "n" {
+			kind = 2
+		}
+		switch kind {
 		case 0:
 			lines = append(lines, "Q COPY t FROM STDIN", "d 1", "d 2", []string{"c", "f"}[r.IntN(2)])
 		case 1:
 			lines = append(lines, "P - COPY t FROM STDIN", "B - -", "E -", "S", "d 1", []string{"c", "f"}[r.IntN(2)], "S")
 		case 2:
 			lines = append(lines, []string{
-				"Q DISCARD ALL", "Q PREPARE s1 AS SELECT n FROM t", "Q EXECUTE s1", "Q EXECUTE s2",
+				"Q DISCARD ALL", "Q PREPARE s1 AS SELECT " + column + " FROM t", "Q EXECUTE s1", "Q EXECUTE s2",
 			}[r.IntN(4)])
 		case 3, 4, 5, 6:
 			lines = append(lines, "Q "+sql())
@@ -122,7 +143,7 @@ func randomScript(r *rand.Rand) (lines []string) {
 			lines = append(lines, "S")
 		}
 	}
-	return append(lines, "Q ROLLBACK", "Q SELECT n FROM t", "Q SELECT d FROM t")
+	return lines
 }
 
 func (s *simulation) note(format string, args ...any) {
@@ -133,7 +154,7 @@ func (s *simulation) attach(slot Slot, backend string) {
 	s.ids++
 	sv := newModelServer(s.data, nil)
 	if slot == Standby {
-		sv.replayed = &s.replayed
+		sv.replayed = s.replayed
 		sv.fault = func() bool { return s.faults && !s.rowSeen && !rowIn(sv.out) && s.r.IntN(8) == 0 }
 		s.rowSeen = false
 	}
@@ -157,6 +178,9 @@ func (s *simulation) step() bool {
 		return sv != nil && s.serverSays(slot, sv)
 	case 8:
 		if want, backend := s.core.Wanted(); want != None && (want == Standby || !s.yielding) {
+			if s.pool != nil {
+				return s.attachPooled(want, max(backend, "h1"))
+			}
 			s.attach(want, max(backend, "h1"))
 			return true
 		}
@@ -168,7 +192,7 @@ func (s *simulation) step() bool {
 		}
 		if s.faults && s.servers[Standby] != nil && !s.rowSeen && s.r.IntN(30) == 0 {
 			s.note("lose standby")
-			s.servers[Standby] = nil
+			s.forget(Standby)
 			s.core.ServerClosed(Standby)
 			s.collect()
 			return true
@@ -188,7 +212,7 @@ func (s *simulation) primaryLeaves() {
 	}
 	if s.faults && s.servers[Primary] != nil && !s.core.OnPrimary() && s.core.pins&pinBound == 0 && s.r.IntN(4) == 0 {
 		s.note("lose primary")
-		s.servers[Primary] = nil
+		s.forget(Primary)
 		s.core.ServerClosed(Primary)
 		s.collect()
 		return
@@ -199,16 +223,24 @@ func (s *simulation) primaryLeaves() {
 	s.collect()
 }
 
+// forget takes out a connection that has ended.
+func (s *simulation) forget(slot Slot) {
+	if s.pool != nil {
+		s.pool.open[slot]--
+	}
+	s.servers[slot], s.conns[slot] = nil, nil
+}
+
 // sample lets the standby replay, starts a round of sampling, or publishes one.
 func (s *simulation) sample() {
 	switch {
 	case s.r.IntN(3) == 0:
-		s.replayed += s.r.IntN(s.data.last() - s.replayed + 1)
+		*s.replayed += s.r.IntN(s.data.last() - *s.replayed + 1)
 	case s.taking == nil:
 		s.env.mark++
 		s.taking = &cluster.Samples{Round: s.env.mark, Primary: "h1", Timeline: 1, LSN: cluster.LSN(s.data.last())}
 	default:
-		s.taking.Replayed = []cluster.Replayed{{Backend: "h2", Timeline: 1, LSN: cluster.LSN(s.replayed)}}
+		s.taking.Replayed = []cluster.Replayed{{Backend: "h2", Timeline: 1, LSN: cluster.LSN(*s.replayed)}}
 		s.env.samples, s.taking = s.taking, nil
 	}
 	s.collect()
@@ -270,6 +302,9 @@ func (s *simulation) collect() {
 	s.take(nil)
 	s.play.client()
 	for _, d := range s.core.Detached() {
+		if s.pool != nil {
+			s.pool.take(s, d)
+		}
 		s.servers[d.Slot] = nil
 	}
 	s.client = append(s.client, s.got[None].String()...)

@@ -1,0 +1,109 @@
+package session
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// In transaction mode a server connection may lack statements of the session, or have
+// them from another one. Most of that is put right inside of the batch (ensure). Not so
+//
+//  1. statements of SQL PREPARE, since a simple query would end the batch: all of them,
+//     for what it names may still be on its way,
+//  2. statements whose result the client was told of, where this connection was not
+//     seen to give the same: to find out takes an answer.
+
+// lacking is a statement that a server must have before a batch begins.
+type lacking struct {
+	name   string // that the session has for it
+	st     *statement
+	verify bool // rule 2
+}
+
+// makeReady sees to that; false: what is in flight must be answered first.
+func (c *Core) makeReady(slot Slot) bool {
+	s := &c.server[slot]
+	if !c.pooled() || c.batch.begun || c.batch.verified || c.heldCopy() {
+		return true
+	}
+	if s.renaming() {
+		return false // only then it is known which statements its names stand for
+	}
+	all := c.lacking(slot)
+	switch {
+	case len(all) > 0 && s.live > 0:
+		return false
+	case s.restoring > 0: // the settings first
+		return true
+	}
+	c.batch.verified = true
+	for _, l := range all {
+		if l.verify {
+			c.verify(slot, l.st)
+		} else {
+			c.ensureSQL(slot, l.name, l.st)
+		}
+	}
+	return true
+}
+
+// lacking returns what the held messages need that the server has not.
+func (c *Core) lacking(slot Slot) (all []lacking) {
+	s := &c.server[slot]
+	if s.tx == pgwire.TxFailed {
+		return nil // nothing can be made
+	}
+	bySQL := func(name string, st *statement) {
+		if st == nil && s.version(name) != 0 || st != nil && s.version(name) != st.version {
+			all = append(all, lacking{name: name, st: st})
+		}
+	}
+	if c.names.sqls > 0 && c.held[0].typ != pgwire.Query {
+		for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
+			if st := c.names.known[name]; st.sql != nil {
+				bySQL(name, st)
+			}
+		}
+	}
+	for i := range c.held {
+		m := &c.held[i]
+		v := m.verdict
+		if m.typ != pgwire.Query && m.st != nil {
+			v = m.st.verdict
+		}
+		switch {
+		case v != nil && v.Effects&byName != 0 && v.Name == "": // the text does not tell which
+			for _, name := range slices.Sorted(maps.Keys(c.names.known)) {
+				bySQL(name, c.names.known[name])
+			}
+		case v != nil && v.Effects&byName != 0:
+			if m.typ != pgwire.Query { // which looks after itself
+				bySQL(v.Name, c.names.lookupAt([]byte(v.Name), m.seq))
+			}
+		case s.tx == pgwire.TxIdle && m.st != nil && m.st.shared != nil && m.st.row != 0 && !m.st.void &&
+			s.names[m.st.shared.name].row != m.st.row:
+			all = append(all, lacking{st: m.st, verify: true})
+		}
+	}
+	return all
+}
+
+// verify makes a statement anew and has the server say what its result is. Inside of a
+// transaction the Describe behind makeStatement does so.
+func (c *Core) verify(slot Slot, st *statement) {
+	s := &c.server[slot]
+	name := st.shared.name
+	if s.names[name].row == st.row {
+		return // the batch uses it twice
+	}
+	c.closeStatement(slot, name)
+	c.makeRoom(slot)
+	s.setVersion(name, st.version)
+	s.use(name, st.row) // what it is otherwise is found out now
+	c.inject(slot, st.shared.parse, expect{kind: pgwire.Parse, st: st, named: true, name: name})
+	c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name, verify: true})
+	c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync, verify: true})
+	s.restoring++
+}
