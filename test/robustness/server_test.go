@@ -18,7 +18,9 @@ import (
 type situation struct {
 	name  string
 	enter func(*wire)
-	code  string // what the client gets when the connection breaks without a word; "": nothing, the session goes on
+	code  string // what the client gets for it; "": nothing
+	next  bool   // by its next statement
+	open  bool   // and then it has to send Sync
 	// inMessage: the client has half a message of the server, so that nothing can be
 	// said any more.
 	inMessage bool
@@ -26,7 +28,7 @@ type situation struct {
 
 var situations = []situation{
 	{name: "idle", enter: func(*wire) {}, code: ""},
-	{name: "in a result", code: "08007", enter: func(w *wire) {
+	{name: "in a result", code: "40001", enter: func(w *wire) {
 		w.query("/* pgproxy: primary */ " + endless)
 		for range 100 {
 			w.expect(pgwire.DataRow)
@@ -40,23 +42,23 @@ var situations = []situation{
 		w.expect(pgwire.CopyInResponse)
 		w.send(pgwire.AppendMessage(nil, pgwire.CopyData, []byte("copied\n")))
 	}},
-	{name: "in a transaction", code: "40001", enter: func(w *wire) {
+	{name: "in a transaction", code: "40001", next: true, enter: func(w *wire) {
 		w.exec("BEGIN")
 		w.exec("INSERT INTO t VALUES ('lost')")
 	}},
-	{name: "in a pipeline", code: "08007", enter: func(w *wire) {
+	{name: "in a pipeline", code: "08007", open: true, enter: func(w *wire) {
 		b := pgwire.AppendParse(nil, "", "INSERT INTO t VALUES ('pipeline')", nil)
 		b = pgwire.AppendMessage(b, pgwire.Bind, make([]byte, 8))
 		w.send(pgwire.AppendEmpty(pgwire.AppendMessage(b, pgwire.Execute, make([]byte, 5)), pgwire.Flush))
 		w.expect(pgwire.CommandComplete)
 	}},
-	{name: "with a temporary table", code: "57P01", enter: func(w *wire) { w.exec("CREATE TEMP TABLE x (n int)") }},
+	{name: "with a temporary table", code: "40001", next: true, enter: func(w *wire) { w.exec("CREATE TEMP TABLE x (n int)") }},
 }
 
 // losses are the ways in which a primary is lost. told: it says why before it goes.
 var losses = []struct {
 	name string
-	told string // SQLSTATE of its last words, which are forwarded; "": none
+	told string // SQLSTATE with which an administrator ends the session; "": the server is lost
 	lose func(*testing.T, *rig, string)
 	down bool // the server must be started again
 }{
@@ -71,7 +73,7 @@ var losses = []struct {
 	{name: "immediate stop", down: true, lose: func(t *testing.T, r *rig, _ string) {
 		must(t, r.cluster.Primary().Stop(t.Context(), pgtest.StopImmediate))
 	}},
-	{name: "SIGKILL of the postmaster", told: "57P01", down: true, lose: func(t *testing.T, r *rig, _ string) {
+	{name: "SIGKILL of the postmaster", down: true, lose: func(t *testing.T, r *rig, _ string) {
 		must(t, r.cluster.Primary().Kill(t.Context()))
 	}},
 }
@@ -90,51 +92,59 @@ func TestServers(t *testing.T) {
 				pid := w.value("SELECT pg_backend_pid()")
 				s.enter(w)
 				all = append(all, w)
-				if l.down || l.told == "" { // it takes all sessions of the server along
+				if l.told == "" { // it takes all sessions of the server along
 					continue
 				}
 				l.lose(t, r, pid)
 				r.lost(t, s, w, l.told)
 			}
-			if l.told == "" || l.down {
+			if l.told == "" {
 				l.lose(t, r, all[0].value("SELECT pg_backend_pid()"))
 				if l.down {
 					r.readsGoOn(t)
 					must(t, r.cluster.Primary().Start(t.Context()))
 				}
-				for i, s := range situations[1:] {
-					r.lost(t, s, all[i+1], l.told)
+				for i := len(all) - 1; i >= 0; i-- { // pgproxy knows of the end of the idle one's by then
+					r.lost(t, situations[i], all[i], l.told)
 				}
-				await(t, func() error { // pgproxy has seen the end of all of them
-					u, err := r.tryUsage(t.Context())
-					if err == nil && u.used > 0 {
-						err = fmt.Errorf("%d server connections are used", u.used)
-					}
-					return err
-				})
-				r.lost(t, situations[0], all[0], l.told)
 			}
 			r.servesAgain(t)
 		})
 	}
 }
 
-// lost checks how a session ends that has lost its server.
+// lost checks what a session is told that has lost its server, and that it goes on.
 func (r *rig) lost(t *testing.T, s situation, w *wire, told string) {
 	t.Helper()
-	if s.code == "" && told == "" { // a session with nothing at stake goes on
-		w.exec("INSERT INTO t SELECT 'x' WHERE false")
+	if told != "" {
+		if last := w.ends(); last.typ == 0 && !s.inMessage || last.typ != 0 && last.code() != told {
+			t.Errorf("%s: SQLSTATE %s (%s), want %q", s.name, last.code(), last.text(), told)
+		}
 		return
 	}
-	last := w.ends()
-	switch {
-	case last.typ == 0 && s.inMessage:
-	case last.typ == 0:
-		t.Errorf("%s: closed without a word", s.name)
-	case told != "" && last.code() == told:
-	case last.code() != s.code:
-		t.Errorf("%s: SQLSTATE %s (%s), want %q", s.name, last.code(), last.text(), s.code)
+	if s.next {
+		w.query("SELECT 1")
 	}
+	for got := ""; got != s.code; {
+		m, err := w.read()
+		if err != nil && s.inMessage {
+			return
+		}
+		must(t, err)
+		if m.typ == pgwire.ErrorResponse {
+			if got = m.code(); got != s.code {
+				t.Fatalf("%s: SQLSTATE %s (%s), want %q", s.name, got, m.text(), s.code)
+			}
+		}
+	}
+	if s.open {
+		w.send(pgwire.AppendEmpty(nil, pgwire.Sync))
+	}
+	if s.code != "" {
+		w.ready()
+	}
+	w.exec("ROLLBACK")
+	w.exec("INSERT INTO t SELECT 'x' WHERE false")
 }
 
 // readsGoOn reads from the standby while there is no primary.
@@ -208,9 +218,10 @@ func TestStandbyLost(t *testing.T) {
 			break
 		}
 	}
-	if last := readOnly.ends(); last.code() != "40001" {
-		t.Errorf("a read-only transaction: SQLSTATE %q", last.code())
-	}
+	readOnly.query("SELECT 1")
+	readOnly.fails("40001")
+	readOnly.ready()
+	readOnly.exec("ROLLBACK")
 	must(t, r.cluster.Standbys()[0].Start(t.Context()))
 	must(t, r.cluster.WaitForStreaming(t.Context()))
 }
