@@ -28,7 +28,7 @@ type situation struct {
 
 var situations = []situation{
 	{name: "idle", enter: func(*wire) {}, code: ""},
-	{name: "in a result", code: "40001", enter: func(w *wire) {
+	{name: "in a result", code: "08007", enter: func(w *wire) {
 		w.query("/* pgproxy: primary */ " + endless)
 		for range 100 {
 			w.expect(pgwire.DataRow)
@@ -130,7 +130,9 @@ func (r *rig) lost(t *testing.T, s situation, w *wire, told string) {
 		if err != nil && s.inMessage {
 			return
 		}
-		must(t, err)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
 		if m.typ == pgwire.ErrorResponse {
 			if got = m.code(); got != s.code {
 				t.Fatalf("%s: SQLSTATE %s (%s), want %q", s.name, got, m.text(), s.code)
