@@ -130,9 +130,11 @@ func (f *fixture) newDeps() Deps {
 		Checks: func(string) Checks {
 			return Checks{Total: 10, Success: 9, Fail: 1, MaxDuration: 0.5, MinDuration: 0.001, AverageDuration: 0.01}
 		},
-		Pools: func() []Pool { return []Pool{{Backend: "h1", Database: "app", User: "alice", Idle: 1, Used: 2, Waiting: 3, Size: 50}} },
+		Pools: func() []Pool {
+			return []Pool{{Backend: "h1", Database: "app", User: "alice", Idle: 1, Used: 2, Waiting: 3, Size: 50}}
+		},
 		Sessions: func() []Session {
-			return []Session{{ID: 7, User: "alice", Database: "app", Client: "10.77.0.1:40000", State: "idle", Began: testTime}}
+			return []Session{{ID: 7, User: "alice", Database: "app", Client: "10.77.0.1:40000", State: "idle", Began: testTime, Pinned: []Pin{{"LISTEN", "UNLISTEN *"}}}}
 		},
 		Kill: func(id uint64) error {
 			if id != 7 {

@@ -23,4 +23,11 @@ type Session struct {
 	State       string    `json:"state"`   // idle, active, idle in transaction, held
 	Backend     string    `json:"backend"` // of the server connections that it has now; "" none
 	Began       time.Time `json:"began"`
+	Pinned      []Pin     `json:"pinned"` // why it keeps its connection to the primary between transactions
+}
+
+// Pin is one reason why a session keeps its connection.
+type Pin struct {
+	Reason string `json:"reason"`
+	End    string `json:"end"` // what the client can do to end it
 }

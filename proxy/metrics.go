@@ -159,12 +159,16 @@ var (
 	serverConnections = prometheus.NewDesc("pgproxy_server_connections",
 		"Server connections, by backend and state (used: lent to a session; idle: in the pool; cleaning: being made fit for the next session; opening: logging in).",
 		[]string{"backend", "state"}, nil)
+	pinnedSessions = prometheus.NewDesc("pgproxy_pinned_sessions",
+		"Sessions that keep their connection to the primary between transactions although the pool's mode is transaction, by reason; one may have several.",
+		[]string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c connectionCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- clientConnections
 	ch <- serverConnections
+	ch <- pinnedSessions
 }
 
 // Collect implements prometheus.Collector.
@@ -174,8 +178,16 @@ func (c connectionCollector) Collect(ch chan<- prometheus.Metric) {
 	for state := stateIdle; state <= stateInTransaction; state++ {
 		states[state.String()] = 0
 	}
+	pinned := make(map[string]int)
 	for _, s := range sh.all() {
 		states[s.state.Load().String()]++
+		_, pins := s.bound()
+		for _, p := range pins {
+			pinned[p.Reason]++
+		}
+	}
+	for _, p := range session.AllPins {
+		ch <- prometheus.MustNewConstMetric(pinnedSessions, prometheus.GaugeValue, float64(pinned[p.Reason]), p.Reason)
 	}
 	for state, n := range states {
 		ch <- prometheus.MustNewConstMetric(clientConnections, prometheus.GaugeValue, float64(n), state)

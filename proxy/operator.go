@@ -17,6 +17,7 @@ type SessionInfo struct {
 	State                       string // idle, active, idle in transaction, held
 	Began                       time.Time
 	Backends                    []string // of the server connections that it has now
+	Pinned                      []session.Pin
 }
 
 // Sessions describes all sessions, in the order of their start. Replication clients
@@ -24,16 +25,18 @@ type SessionInfo struct {
 func (s *Server) Sessions() []SessionInfo {
 	var all []SessionInfo
 	for _, cs := range s.sessions.all() {
+		backends, pinned := cs.bound()
 		all = append(all, SessionInfo{
 			ID: cs.id, Client: cs.client.addr(), User: cs.client.user, Database: cs.client.database,
-			Application: cs.client.appName, State: cs.state.Load().String(), Began: cs.began, Backends: cs.backends(),
+			Application: cs.client.appName, State: cs.state.Load().String(), Began: cs.began, Backends: backends, Pinned: pinned,
 		})
 	}
 	return all
 }
 
-// backends names the servers that the session is connected to.
-func (s *clientSession) backends() (names []string) {
+// bound names the servers that the session is connected to, and what pins it to the
+// primary.
+func (s *clientSession) bound() (names []string, pinned []session.Pin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for slot := session.Primary; slot <= session.Standby; slot++ {
@@ -41,7 +44,7 @@ func (s *clientSession) backends() (names []string) {
 			names = append(names, sv.loan.backend)
 		}
 	}
-	return names
+	return names, s.mu.core.Pins()
 }
 
 // ErrNoSession tells that there is no session of that ID.

@@ -180,8 +180,8 @@ func (s *clientSession) place(slot session.Slot, loan *serverConn) {
 
 // follow carries out what the core asks for beside writing, and returns the slot that
 // has got a connection. The lock is held.
-func (s *clientSession) follow() (placed session.Slot) {
-	for _, d := range s.mu.core.Detached() {
+func (s *clientSession) follow(detached []session.Detachment) (placed session.Slot) {
+	for _, d := range detached {
 		if sv := s.mu.servers[d.Slot]; sv != nil {
 			s.mu.servers[d.Slot] = nil
 			s.mu.giving++

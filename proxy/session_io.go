@@ -66,6 +66,7 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 		s.mu.core.Shutdown(*raw)
 	}
 	s.yield()
+	detached := s.mu.core.Detached() // first: it may have something to ask before it gives one back
 	o[0].collect(&s.mu.client, s.mu.core.ToClient(), input)
 	for slot := session.Primary; slot <= session.Standby; slot++ {
 		out := s.mu.core.ToServer(slot)
@@ -75,7 +76,7 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 			out.Take(nil, input) // for a connection that has just been lost
 		}
 	}
-	if slot := s.follow(); slot != session.None { // what waited for that connection
+	if slot := s.follow(detached); slot != session.None { // what waited for that connection
 		o[slot].collect(&s.mu.servers[slot].peer, s.mu.core.ToServer(slot), nil)
 	}
 	s.noteState()

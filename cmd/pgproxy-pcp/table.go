@@ -231,20 +231,37 @@ func sessionsTable(sessions []pcp.Session, now time.Time) string {
 		{name: "ID", right: true},
 		{name: "USER", least: 8},
 		{name: "DATABASE", least: 8},
-		{name: "CLIENT", least: 12},
+		{name: "CLIENT", least: 9},
 		{name: "APPLICATION", least: 11},
 		{name: "STATE", least: 8},
 		{name: "BACKEND", least: 8},
+		{name: "PIN"},
 		{name: "BEGAN"},
 	}
+	var said strings.Builder
 	rows := make([][]string, len(sessions))
 	for i, s := range sessions {
 		rows[i] = []string{
 			strconv.FormatUint(s.ID, 10), s.User, s.Database, s.Client, orDash(s.Application), s.State,
-			orDash(s.Backend), when(s.Began, now),
+			orDash(s.Backend), pins(s), when(s.Began, now),
+		}
+		for _, p := range s.Pinned {
+			fmt.Fprintf(&said, "%d: %s, until %s\n", s.ID, printable(p.Reason), printable(p.End))
 		}
 	}
-	return table(columns, rows)
+	text := table(columns, rows)
+	if said.Len() > 0 {
+		text += "\nPinned to their connection to the primary:\n" + said.String()
+	}
+	return text
+}
+
+// pins counts them; what they are stands below the table.
+func pins(s pcp.Session) string {
+	if len(s.Pinned) == 0 {
+		return "-"
+	}
+	return strconv.Itoa(len(s.Pinned))
 }
 
 // optional shows what is not known as a dash.

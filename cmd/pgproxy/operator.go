@@ -59,9 +59,13 @@ func (m *member) sessions() []pcp.Session {
 	}
 	var all []pcp.Session
 	for _, s := range m.server.Sessions() {
+		pinned := make([]pcp.Pin, len(s.Pinned))
+		for i, p := range s.Pinned {
+			pinned[i] = pcp.Pin(p)
+		}
 		all = append(all, pcp.Session{
 			ID: s.ID, User: s.User, Database: s.Database, Client: s.Client, Application: s.Application,
-			State: s.State, Backend: strings.Join(s.Backends, " "), Began: s.Began,
+			State: s.State, Backend: strings.Join(s.Backends, " "), Began: s.Began, Pinned: pinned,
 		})
 	}
 	return all
