@@ -39,6 +39,9 @@ func (c *Core) makeReady(slot Slot) bool {
 		return true
 	}
 	c.batch.verified = true
+	if s.tx == pgwire.TxFailed {
+		return true // nothing can be made
+	}
 	for _, l := range all {
 		if l.verify {
 			c.verify(slot, l.st)
@@ -52,9 +55,6 @@ func (c *Core) makeReady(slot Slot) bool {
 // lacking returns what the held messages need that the server has not.
 func (c *Core) lacking(slot Slot) (all []lacking) {
 	s := &c.server[slot]
-	if s.tx == pgwire.TxFailed {
-		return nil // nothing can be made
-	}
 	bySQL := func(name string, st *statement) {
 		if st == nil && s.version(name) != 0 || st != nil && s.version(name) != st.version {
 			all = append(all, lacking{name: name, st: st})

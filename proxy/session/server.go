@@ -520,6 +520,11 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		c.toClient(slot, unsureError())
 	}
 	if done.inject {
+		if done.failed && done.named && done.kind == pgwire.Query { // PREPARE
+			s.undo()
+			s.setVersion(done.name, 0)
+			s.redo()
+		}
 		if done.rollback {
 			s.rollingBack = false
 		}
