@@ -128,6 +128,7 @@ type Core struct {
 	seen     seen
 	readOnly readOnly
 	sent     sent
+	again    again
 	failed   failed
 	listens  listens
 	judge    judge

@@ -139,7 +139,11 @@ func (c *Core) standbyError(e *expect, code string, body []byte) bool {
 			}
 		}
 		c.dropOwed(s)
+		stale := c.sent.messages[c.sent.done:]
 		c.replay()
+		if planChanged {
+			c.dropStale(stale)
+		}
 		return true
 	}
 	if !recoveryError(code) || planChanged {

@@ -27,6 +27,7 @@ import (
 //	give-up             StopWaiting
 //	yield on|off        the primary is about to become a standby, or is not any more
 //	end                 the session is ended by an operator
+//	share               the session is in transaction mode
 //
 // Each prints what came out since: bytes by peer, then what the core waits for.
 func TestScripts(t *testing.T) {
@@ -105,6 +106,8 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 	case "yield":
 		p.yielding = d.HasArg("on")
 		p.core.Yield(p.yielding)
+	case "share": // transaction mode
+		p.core.Share(NewStatements(), 10)
 	case "end":
 		p.core.End(ownError("57P01", "ended"))
 		p.take(nil)
@@ -295,6 +298,9 @@ func serverMessage(t testing.TB, line string) []byte {
 	case "Z":
 		return pgwire.AppendReadyForQuery(nil, rest[0])
 	case "E":
+		if code, routine, ok := strings.Cut(rest, " "); ok {
+			return pgwire.AppendMessage(nil, 'E', []byte("SERROR\x00VERROR\x00C"+code+"\x00Mtext\x00R"+routine+"\x00\x00"))
+		}
 		return pgwire.AppendError(nil, "ERROR", rest, "text", "", "")
 	case "garbage":
 		return make([]byte, pgwire.HeaderLen)

@@ -62,6 +62,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if slot == Primary && (c.yielding && !c.continues() || !c.restoreNames()) {
 		return false
 	}
+	c.keepAgain(slot, b, pos)
 	c.batch.given, c.batch.begun = c.batch.given || slot == Primary, true
 	ends := false
 	for i := range c.held {

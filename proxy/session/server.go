@@ -353,6 +353,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 		if mine || e == nil && slot == Standby || c.sent.skip > 0 {
 			return false
 		}
+		c.again.slot = None
 		c.sent.rows = true
 		if slot == Standby {
 			c.readOnly.answered = c.readOnly.answered || c.inReadOnly()
@@ -389,6 +390,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	}
 	if forward {
 		c.sent.forwarded++
+		c.again.slot = None
 	}
 	return forward
 }
@@ -599,7 +601,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if e == nil {
 		return slot == Primary
 	}
-	if slot == Standby && c.standbyError(e, code, body) {
+	if slot == Standby && c.standbyError(e, code, body) || slot == Primary && !e.inject && c.runAgain(body) {
 		return false
 	}
 	if slot == Primary && e.restore {
