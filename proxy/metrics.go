@@ -43,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, sh *sessions) (*metrics, error) {
 		}, []string{"route"}),
 		poolWait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "pgproxy_pool_wait_seconds",
-			Help:    "Time that a session waited for the right to use or open a server connection.",
+			Help:    "Time that a session waited for the right to use or open a server connection, where it did not find one idle at once.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
 		}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -142,10 +141,11 @@ func (p *pools) acquire(ctx context.Context, b cluster.Backend, c *client) (*ser
 	return p.serve(ctx, newWaiter(b, c))
 }
 
-// serve waits once, and uses what it is granted.
+// serve waits, and uses what it is granted.
 func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
+	var useless *link
 	for {
-		g := p.wait(ctx, w)
+		g := p.wait(ctx, w, useless)
 		if g.err != nil {
 			return nil, g.err
 		}
@@ -161,10 +161,20 @@ func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
 				return nil, err
 			}
 		case !l.quiet():
-			p.touched(g.pool, l)
+			// The server has closed it or said something: a restart, a shutdown, a new
+			// setting. None is worth a guess.
+			useless = l
+			p.poke(l.backend)
 			continue
 		}
-		return p.lend(g.pool, l, fresh)
+		if sc := p.lend(g.pool, l, fresh); sc != nil {
+			return sc, nil
+		}
+		if g.gone.Err() != nil {
+			p.discard(g.pool, l)
+			return nil, context.Cause(g.gone)
+		}
+		useless = l // closeIdle has not left it out
 	}
 }
 
@@ -214,13 +224,6 @@ func (p *pools) tryFor(b cluster.Backend, c *client, take func(*group) *link) *s
 	}
 }
 
-// touched closes an idle link that its server has closed, or on which it said
-// something: a restart, a shutdown, a new setting. None is worth a guess.
-func (p *pools) touched(bp *backendPool, l *link) {
-	p.discard(bp, l)
-	p.poke(l.backend)
-}
-
 // dial uses the right to open a connection, and gives it back on failure.
 func (p *pools) dial(ctx context.Context, g grant, c *client) (*link, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -267,16 +270,13 @@ func (p *pools) dial(ctx context.Context, g grant, c *client) (*link, error) {
 }
 
 // lend enters a loan into the books, unless its generation has ended.
-func (p *pools) lend(bp *backendPool, l *link, fresh bool) (*serverConn, error) {
+func (p *pools) lend(bp *backendPool, l *link, fresh bool) *serverConn {
 	p.mu.Lock()
-	if l.gen == bp.gen && !p.mu.shutdown {
-		sc := bp.loan(l, fresh)
-		p.mu.Unlock()
-		return sc, nil
+	defer p.mu.Unlock()
+	if l.gen != bp.gen || p.mu.shutdown {
+		return nil
 	}
-	p.mu.Unlock()
-	p.discard(bp, l)
-	return nil, fmt.Errorf("connect to backend %q: %w", l.backend, errBackendGone)
+	return bp.loan(l, fresh)
 }
 
 // loan lends a link that is not idle any more.

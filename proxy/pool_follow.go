@@ -271,11 +271,9 @@ func (bp *backendPool) retire(hard bool) (out []*link) {
 	bp.end(fmt.Errorf("connect to backend %q: %w", bp.backend.Name, errBackendGone))
 	bp.clearQueues(context.Cause(bp.gone))
 	bp.gone, bp.end = context.WithCancelCause(context.Background())
+	bp.evictAll(&out)
 	for l := range bp.links {
-		switch {
-		case l.state == linkIdle:
-			bp.evict(l, &out)
-		case l.loan != nil && hard:
+		if l.loan != nil && hard {
 			// Not Close: that takes the lock. The holder sees the error and ends the loan.
 			_ = l.raw.Close()
 		}
@@ -283,15 +281,26 @@ func (bp *backendPool) retire(hard bool) (out []*link) {
 	return out
 }
 
-// closeIdle closes the idle connections of a backend, and those that are lent now
-// when they come back.
+// closeIdle closes the idle connections of a backend, and those that are lent or being
+// opened now when they come back. Who waits goes on waiting.
 func (p *pools) closeIdle(backend string) {
-	p.locked(func() []*link {
-		if bp := p.mu.byName[backend]; bp != nil {
-			return bp.retire(false)
+	p.locked(func() (out []*link) {
+		bp := p.mu.byName[backend]
+		if bp == nil {
+			return nil
 		}
-		return nil
+		bp.gen++
+		bp.evictAll(&out)
+		return append(out, bp.dispatch()...)
 	})
+}
+
+func (bp *backendPool) evictAll(out *[]*link) {
+	for l := range bp.links {
+		if l.state == linkIdle {
+			bp.evict(l, out)
+		}
+	}
 }
 
 func (p *pools) shutdown() {

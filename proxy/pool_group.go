@@ -23,6 +23,7 @@ func groupOf(c *client) groupKey {
 // startup parameters. All fields are guarded by pools.mu.
 type group struct {
 	key     groupKey
+	pool    *backendPool
 	limit   int       // index of the entry of `limits` that holds for it; -1: none
 	open    int       // places taken, as in backendPool
 	idle    []*link   // in the order in which they became idle: the last is used first
@@ -38,7 +39,7 @@ type group struct {
 func (bp *backendPool) group(key groupKey) *group {
 	g := bp.groups[key]
 	if g == nil {
-		g = &group{key: key, limit: limitOf(bp.pools.mu.limits, key)}
+		g = &group{key: key, pool: bp, limit: limitOf(bp.pools.mu.limits, key)}
 		bp.groups[key] = g
 	}
 	return g

@@ -227,3 +227,34 @@ type timeoutError struct{ error }
 
 func (timeoutError) Timeout() bool   { return false }
 func (timeoutError) Temporary() bool { return true }
+
+// DDL that changes the defaults of a role closes the connections that have the old ones;
+// nobody who waits is to notice.
+func TestCloseIdleLeavesThoseWhoWait(t *testing.T) {
+	holdTest(t, func(cfg *PoolConfig, _ *HoldConfig) { cfg.Size = 1 }, func(pp *pipePools) {
+		first := pp.wantPrimary("u")
+		second, third := pp.wantPrimary("u"), pp.wantOn(0, testClient("u"))
+		pp.closeIdle("h1")
+		synctest.Wait()
+		if second.done.Load() || third.done.Load() {
+			t.Fatalf("served or refused: %v, %v", second.err, third.err)
+		}
+		gate := make(chan struct{})
+		pp.set(func() { pp.mu.gate = gate })
+		pp.release(first.sc, true)
+		synctest.Wait()
+		pp.closeIdle("h1") // under the login of the second
+		pp.set(func() { pp.mu.gate = nil })
+		close(gate)
+		synctest.Wait()
+		if !second.done.Load() || second.err != nil || pp.mu.logins != 3 {
+			t.Fatalf("%v after %d logins, want a third one", second.err, pp.mu.logins)
+		}
+		pp.release(second.sc, true)
+		synctest.Wait()
+		if !third.done.Load() || third.err != nil || third.sc.id != second.sc.id {
+			t.Errorf("the last one: %v", third.err)
+		}
+		third.sc.Close()
+	})
+}

@@ -36,12 +36,21 @@ func newWaiter(b cluster.Backend, c *client) *waiter {
 	return &waiter{backend: b, client: c, grant: make(chan grant, 1)}
 }
 
-// wait waits for an idle connection or the right to open one.
-func (p *pools) wait(ctx context.Context, w *waiter) grant {
+// wait waits for an idle connection or the right to open one. What it was granted before
+// and cannot use is closed; its place is his who comes first, which may still be this
+// one.
+func (p *pools) wait(ctx context.Context, w *waiter, useless *link) grant {
 	var tick time.Duration
 	p.locked(func() []*link {
 		out := p.follow()
+		if useless != nil {
+			useless.group.pool.drop(useless)
+			out = append(out, useless)
+		}
 		more, err := p.join(w)
+		if useless != nil {
+			more = append(more, useless.group.pool.dispatch()...)
+		}
 		if err != nil {
 			w.grant <- grant{err: err}
 			return append(out, more...)
