@@ -167,14 +167,12 @@ func (l *lexer) word(i int) int {
 		out = append(out, fold[s[i]])
 	}
 	l.out = out
-	if n := len(out) - start; n == 3 || n == 5 || n == 6 {
+	switch n := len(out) - start; {
+	case n == 3 && out[start+1] == 'd' && out[start+2] == 'o':
+		l.keep = l.keep || start == 0 || out[start-1] == ';'
+	case (n == 5 || n == 6) && !l.keep:
 		switch string(out[start+1:]) {
-		case "do":
-			l.keep = l.keep || start == 0 || out[start-1] == ';'
 		case "null", "true", "false": // reserved, hence constants unless they name a field
-			if l.keep {
-				break
-			}
 			if start == 0 || out[start-1] != '.' {
 				l.out = out[:start]
 				l.literal()
