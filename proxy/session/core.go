@@ -122,6 +122,7 @@ type Core struct {
 	settings settings
 	pins     pin
 	unpinDue bool // what pins the session may have ended
+	doubts   [][]byte
 	written  exact
 	ownPID   uint32 // told to the client; 0: its server's
 	floor    floor

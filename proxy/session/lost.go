@@ -146,7 +146,7 @@ func (p pin) String() string {
 		{pinLock, "advisory locks"},
 		{pinCursor, "cursors"},
 		{pinListen, "notifications"},
-		{pinUnknown, "state"},
+		{pinUnknown | pinDoubt, "state"},
 	} {
 		if p&n.pin != 0 {
 			names = append(names, n.name)

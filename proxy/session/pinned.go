@@ -13,14 +13,15 @@ var AllPins = []Pin{
 	{"advisory lock", "pg_advisory_unlock_all()"},
 	{"WITH HOLD cursor", "CLOSE ALL"},
 	{"unknown state", "DISCARD ALL"},
+	{"large statement", "Close, DEALLOCATE or DISCARD ALL"},
 }
 
-// pinOf is in the order of AllPins.
-var pinOf = []pin{pinTemporary, pinListen, pinLock, pinCursor, pinUnknown}
+// pinOf is in the order of AllPins, but for the last one.
+var pinOf = []pin{pinTemporary, pinListen, pinLock, pinCursor, pinUnknown | pinDoubt}
 
 // Pins returns what pins a session whose connections are pooled by transaction.
 func (c *Core) Pins() []Pin {
-	if !c.pooled() || c.pins&pinBound == 0 {
+	if !c.pooled() || c.pins&pinBound == 0 && c.names.unkept == 0 {
 		return nil
 	}
 	var all []Pin
@@ -28,6 +29,9 @@ func (c *Core) Pins() []Pin {
 		if c.pins&p != 0 {
 			all = append(all, AllPins[i])
 		}
+	}
+	if c.names.unkept > 0 {
+		all = append(all, AllPins[len(pinOf)])
 	}
 	return all
 }

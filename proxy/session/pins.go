@@ -19,9 +19,10 @@ const (
 	pinLock                      // session locks,
 	pinCursor                    // and WITH HOLD cursors: no reasons against reads elsewhere
 	pinApart                     // a standby cannot be brought to its settings
+	pinDoubt                     // pinUnknown, or not: the catalog must be read first
 
-	pinReads = pinUnknown | pinTemporary | pinIsolation | pinApart
-	pinBound = pinUnknown | pinTemporary | pinListen | pinLock | pinCursor
+	pinReads = pinUnknown | pinTemporary | pinIsolation | pinApart | pinDoubt
+	pinBound = pinUnknown | pinDoubt | pinTemporary | pinListen | pinLock | pinCursor
 )
 
 // foresee takes the effects of a statement that count whatever its outcome,
@@ -66,6 +67,13 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 
 // foreseeText does so for what only the text tells: what set_config sets.
 func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
+	if v != nil && v.Unknown && v.Effects&lb.EffectMayChangeState != 0 && len(sql) > 0 && len(c.doubts) < maxDoubts {
+		c.pins |= pinDoubt
+		c.doubts = append(c.doubts, bytes.Clone(sql))
+		known := *v
+		known.Effects &^= lb.EffectMayChangeState | lb.EffectLeftover
+		v = &known
+	}
 	c.foresee(slot, v)
 	if v == nil || v.Effects&lb.EffectSetConfig == 0 {
 		return
@@ -82,6 +90,27 @@ func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 			c.noteCustom(s, []string{change.Name})
 		}
 	}
+}
+
+// maxDoubts bounds the texts that wait for the catalog.
+const maxDoubts = 16
+
+// resolveDoubts looks again at the statements that may have changed anything as far as
+// was known when they ran.
+func (c *Core) resolveDoubts() {
+	for i, sql := range c.doubts {
+		v := c.env.Classify(sql)
+		switch {
+		case v.Unknown && v.Effects&lb.EffectMayChangeState != 0:
+			c.doubts = c.doubts[i:]
+			return
+		case v.Effects&lb.EffectMayChangeState != 0:
+			c.pins |= pinUnknown
+			c.server[Primary].leftover = true
+		}
+	}
+	c.doubts = nil
+	c.pins &^= pinDoubt
 }
 
 // setConfig returns what the calls of set_config in a statement set; false: that cannot

@@ -48,6 +48,9 @@ func (c *Core) rest() {
 	if !c.pooled() || c.closed || c.ending || c.seen.stage != confirmNone || c.sent.pending {
 		return
 	}
+	if c.pins&pinDoubt != 0 {
+		c.resolveDoubts()
+	}
 	for slot := Primary; slot <= Standby; slot++ {
 		if c.resting(slot) && !c.tidy(slot) {
 			c.giveBack(slot)
@@ -77,7 +80,7 @@ func (c *Core) tidy(slot Slot) bool {
 	s := &c.server[slot]
 	if slot == Primary && c.pins&pinBound != 0 {
 		c.unpinDue = false
-		if c.pins&pinUnknown == 0 {
+		if c.pins&(pinUnknown|pinDoubt) == 0 {
 			c.inject(Primary, pgwire.AppendQuery(nil, askPins), expect{kind: pgwire.Query, pins: true})
 			s.unnamed = 0
 		}

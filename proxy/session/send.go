@@ -216,7 +216,7 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	v := m.verdict
 	e.verdict = v
 	const needText = lb.EffectSetConfig | lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
-	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 {
+	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 || v.Unknown {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
 	}

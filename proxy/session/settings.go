@@ -239,7 +239,7 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	switch {
 	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
-		c.pins = 0
+		c.pins, c.doubts = 0, nil
 		for i := s.head; i < len(s.ring); i++ { // what was sent behind it counts
 			e := &s.ring[i]
 			sql := e.text
