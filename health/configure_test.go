@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,8 +24,14 @@ func TestConfigure(t *testing.T) {
 		h1.be(answer(primaryRows()...))
 		h2.be(answer(primaryRows()...))
 		moved.be(refuse("57P03"))
-		address := map[string]*fakeServer{"h1": &h1, "h2": &h2}
-		conn := func(name string) (*pgconn.Config, error) { return address[name].config(name) }
+		var atH1 atomic.Pointer[fakeServer] // where h1 is
+		atH1.Store(&h1)
+		conn := func(name string) (*pgconn.Config, error) {
+			if name == "h2" {
+				return h2.config(name)
+			}
+			return atH1.Load().config(name)
+		}
 		reg := prometheus.NewRegistry()
 		long := Config{Interval: time.Hour, Timeout: time.Second}
 		m, err := New(long, []Target{{"h1", "h:1"}}, conn, func() (string, uint32) { return "h1", 2 }, slog.New(slog.DiscardHandler), reg)
@@ -58,7 +65,7 @@ func TestConfigure(t *testing.T) {
 		if !labels(t, reg)["h2"] {
 			t.Error("no metrics of h2")
 		}
-		address["h1"] = &moved
+		atH1.Store(&moved)
 		configure(long, "h1 at h:9 ready false", Target{"h1", "h:9"})
 		if l := labels(t, reg); l["h2"] || !l["h1"] {
 			t.Errorf("metrics of %v", l)

@@ -34,7 +34,7 @@ func TestPinned(t *testing.T) {
 				return
 			}
 			if time.Now().After(deadline) {
-			t.Fatalf("pinned by %q, want %q", got, want)
+				t.Fatalf("pinned by %q, want %q", got, want)
 			}
 		}
 	}
