@@ -25,7 +25,7 @@
 //	readServer          the reading side of one       the server's bytes           the loan is given back or broken
 //	                    server connection in a slot
 //	attach, giveBack,   one step of a session that    the session's core           the step is done; the session waits
-//	awaitSamples        must not block its reader                                  for them
+//	awaitSamples, judge must not block its reader                                  for them
 //	serveReplication    one direction of a            the client's bytes           either side is gone
 //	                    replication client
 //	pools.run           the upkeep of the pools, the  Cluster.Changed, the lease,  after the last session

@@ -12,7 +12,9 @@
 // prepared statements of the session, its settings, and the copy modes. It does
 // not decode what no decision needs, it does not know users, pools or time, and
 // it raises no error that a server can raise itself: a server is first brought
-// to the session's state and then gives PostgreSQL's own answer.
+// to the session's state and then gives PostgreSQL's own answer. The exception is a
+// transaction whose server is lost (lost.go): until the client ends it the core
+// answers in the place of a server (failed.go).
 //
 // Specification: PostgreSQL manual, chapter "Frontend/Backend Protocol",
 // sections "Message Flow" and "Message Formats"; docs/balancing.md.
