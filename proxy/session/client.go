@@ -42,6 +42,7 @@ func (m *message) begins() bool {
 // should stop reading.
 func (c *Core) Client(b []byte) int {
 	pos := 0
+	c.stalled = false
 	for !c.closed && !c.ending {
 		switch {
 		case c.body.left > 0:
