@@ -182,6 +182,9 @@ func (p *prober) take(ctx context.Context, a outcome) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // we are stopping: says nothing about the backend
 	}
+	if a.posted != nil {
+		defer close(a.posted) // by then its answer is posted, or a later one is already
+	}
 	if a.started.Before(p.answered) {
 		return a.err
 	}
@@ -193,9 +196,6 @@ func (p *prober) take(ctx context.Context, a outcome) error {
 	}
 	p.trouble.report(p.log, a.done, a.err)
 	p.post(p, p.sight)
-	if a.posted != nil {
-		close(a.posted)
-	}
 	return a.err
 }
 
