@@ -133,6 +133,9 @@ func (r *rig) lost(t *testing.T, s situation, w *wire, told string) {
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
+		if m.typ == pgwire.ReadyForQuery && s.next { // the server was not lost yet
+			w.query("SELECT 1")
+		}
 		if m.typ == pgwire.ErrorResponse {
 			if m.code() == told {
 				return
