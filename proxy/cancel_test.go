@@ -204,8 +204,13 @@ func TestCancelOfAnotherMember(t *testing.T) {
 		pid    uint32
 		secret []byte
 	}{
-		{7, key}, {7, real}, {8, real}, {7, make([]byte, secretLen30)},
-		{7, nil}, {7, make([]byte, 5)}, {7, make([]byte, 9000)}, // nobody's
+		{7, key},
+		{7, real},
+		{8, real},
+		{7, make([]byte, secretLen30)},
+		{7, nil},
+		{7, make([]byte, 5)},
+		{7, make([]byte, 9000)}, // nobody's
 	} {
 		if err := r.cancel(t.Context(), from, c.pid, c.secret); err != nil {
 			t.Error(err)

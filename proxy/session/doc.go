@@ -16,6 +16,10 @@
 // transaction whose server is lost (lost.go): until the client ends it the core
 // answers in the place of a server (failed.go).
 //
+// In transaction mode (Share) it gives a connection back after each transaction, with
+// what it leaves there (Carried), and brings the next one to the session's state:
+// pooled.go has when, settings.go, shared.go and ready.go have how, pins.go has why not.
+//
 // Specification: PostgreSQL manual, chapter "Frontend/Backend Protocol",
 // sections "Message Flow" and "Message Formats"; docs/balancing.md.
 package session

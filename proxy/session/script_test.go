@@ -237,6 +237,7 @@ func (e *fakeEnv) event(format string, args ...any) {
 func (e *fakeEnv) Classify(sql []byte) *lb.Verdict {
 	return e.classifier.Classify(e.catalog, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true}, sql, &e.scratch)
 }
+
 func (e *fakeEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
 	return lb.SetConfig(sql, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true})
 }
