@@ -35,7 +35,7 @@ type waiting struct {
 
 // crowdTransactions are run by each client. A time would begin before all are connected
 // (pgbench -T), and some seconds go by until they are.
-const crowdTransactions = 40
+const crowdTransactions = 20
 
 // crowdSystems are those that share server connections between transactions, with
 // that many of them. All go to the primary, so that the bound is one for all.
@@ -66,9 +66,9 @@ func measureCrowd(ctx context.Context, r *rig, o options) error {
 			return ctx.Err()
 		}
 		r.stop(s)
+		c.print(os.Stdout)
 		all = append(all, c)
 	}
-	printCrowd(os.Stdout, all)
 	return writeJSON(o.output, all)
 }
 
@@ -79,6 +79,7 @@ func (c *crowd) measure(ctx context.Context, r *rig, s *system) {
 	}
 	c.Memory = m.SessionMemory
 	for _, protocol := range []string{"simple", "extended", "prepared"} {
+		fmt.Fprintf(os.Stderr, "%s: %d clients, %s\n", c.System, c.Clients, protocol)
 		run, err := c.pgbench(ctx, r, s, protocol)
 		run.Protocol = protocol
 		if err != nil {
@@ -137,26 +138,24 @@ func raiseFiles(files uint64) error {
 	return nil
 }
 
-func printCrowd(w io.Writer, all []crowd) {
-	for _, c := range all {
-		fmt.Fprintf(w, "\n%s: %d clients on %d server connections, %.1f KiB for an idle client\n", c.System, c.Clients, c.Servers, c.Memory/1024)
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "protocol\ttx per second\tmean wait ms\tp99 ms\tmax ms\tp99 of mean\t")
-		for _, r := range c.Runs {
-			if r.Err != "" {
-				fmt.Fprintf(t, "%s\tfails%s\n", r.Protocol, strings.Repeat("\t", 5))
-				continue
-			}
-			fmt.Fprintf(t, "%s\t%.0f\t%.1f\t%.1f\t%.1f\t%.2f\t\n", r.Protocol, r.Throughput, r.Mean, r.P99, r.Max, r.P99/r.Mean)
+func (c *crowd) print(w io.Writer) {
+	fmt.Fprintf(w, "\n%s: %d clients on %d server connections, %.1f KiB for an idle client\n", c.System, c.Clients, c.Servers, c.Memory/1024)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "protocol\ttx per second\tmean wait ms\tp99 ms\tmax ms\tp99 of mean\t")
+	for _, r := range c.Runs {
+		if r.Err != "" {
+			fmt.Fprintf(t, "%s\tfails%s\n", r.Protocol, strings.Repeat("\t", 5))
+			continue
 		}
-		_ = t.Flush() // nothing can be done about a terminal that does not take it
-		if c.Err != "" {
-			fmt.Fprintln(w, "  idle clients: "+c.Err)
-		}
-		for _, r := range c.Runs {
-			if r.Err != "" {
-				fmt.Fprintf(w, "  %s: %s\n", r.Protocol, r.Err)
-			}
+		fmt.Fprintf(t, "%s\t%.0f\t%.1f\t%.1f\t%.1f\t%.2f\t\n", r.Protocol, r.Throughput, r.Mean, r.P99, r.Max, r.P99/r.Mean)
+	}
+	_ = t.Flush() // nothing can be done about a terminal that does not take it
+	if c.Err != "" {
+		fmt.Fprintln(w, "  idle clients: "+c.Err)
+	}
+	for _, r := range c.Runs {
+		if r.Err != "" {
+			fmt.Fprintf(w, "  %s: %s\n", r.Protocol, r.Err)
 		}
 	}
 }
