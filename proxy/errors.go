@@ -18,6 +18,7 @@ const (
 	codeTooManyConnections   = "53300"
 	codeQueryCanceled        = "57014"
 	codeAdminShutdown        = "57P01"
+	codeCrashShutdown        = "57P02"
 	codeCannotConnectNow     = "57P03"
 	codeIdleSession          = "57P05"
 )

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -90,20 +91,21 @@ func draining(state *cluster.State) *cluster.Operation {
 	return nil
 }
 
-// isTransient reports that the primary could not be reached, or answers that it
-// is starting or stopping: waiting may help.
+// isTransient reports that the primary could not be reached, ended the connection
+// before the login was complete, or answers that it is starting, stopping or has
+// crashed: waiting may help.
 func isTransient(err error) bool {
 	if errors.Is(err, errBackendGone) {
 		return true
 	}
 	if se, ok := errors.AsType[*ServerError](err); ok {
-		return se.Code == codeCannotConnectNow
+		return se.Code == codeCannotConnectNow || se.Code == codeAdminShutdown || se.Code == codeCrashShutdown
 	}
 	if _, ok := errors.AsType[*Refusal](err); ok {
 		return false
 	}
 	_, ok := errors.AsType[net.Error](err)
-	return ok || errors.Is(err, net.ErrClosed)
+	return ok || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // judge finds out why the primary has ended a connection by 57P01: the server stops, or
