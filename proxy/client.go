@@ -23,14 +23,30 @@ type client struct {
 	user, database string // as PostgreSQL truncates them; database "" for physical replication
 	// params are the startup parameters in the client's order, with repetitions,
 	// without user, database, replication and the _pq_. options.
-	params      []pgwire.Parameter
-	appName     string // the application_name among params
+	params  []pgwire.Parameter
+	appName string // the application_name among params
+	// renames: a server connection that another application has opened will do, since
+	// the session gives its own name to each that it gets (transaction mode).
+	renames     bool
 	protocol    uint32 // as negotiated
 	replication pgwire.Replication
 	cred        *auth.Credential
 
 	keyed sync.Once
 	key   poolKey // see poolKey
+}
+
+// names reports that application_name is what the startup parameter of that name says:
+// options may say something else, and without it the role may.
+func (c *client) names() bool {
+	named := false
+	for _, p := range c.params {
+		if p.Name == "options" {
+			return false
+		}
+		named = named || p.Name == "application_name"
+	}
+	return named
 }
 
 // addr names the client in logs and in SHOW.

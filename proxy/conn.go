@@ -24,6 +24,7 @@ type link struct {
 	address  string
 	user     string
 	database string
+	appName  string // the application_name of whoever opened it
 	key      poolKey
 	gen      uint64  // of the backend's pool when it was opened
 	tenure   *tenure // of the primary that it is to; nil: to a standby

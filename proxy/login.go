@@ -162,7 +162,7 @@ func (d *dialer) login(ctx context.Context, b cluster.Backend, t *tenure, c *cli
 	}
 	l := &link{
 		Conn: conn.Conn, raw: conn.raw, backend: b.Name, address: b.Address,
-		user: c.user, database: c.database, protocol: pgwire.VersionLatest,
+		user: c.user, database: c.database, appName: c.appName, protocol: pgwire.VersionLatest,
 	}
 	release := bound(ctx, conn.raw)
 	err = l.startup(c, d.credential(b.Address, c).Login(c.user, conn.binding))

@@ -20,8 +20,8 @@ import (
 var errBackendGone = errors.New("backend is not in use any more")
 
 // poolKey tells which connections of one backend are interchangeable: database,
-// user and all startup parameters, application_name too, since RESET must give
-// the client's own value. It is empty for a replication connection, which nobody
+// user and all startup parameters; application_name too, since RESET must give
+// the client's own value, but for clients that rename. It is empty for a replication connection, which nobody
 // gets a second time.
 type poolKey string
 
@@ -39,7 +39,13 @@ func keyOf(c *client) poolKey {
 	b.WriteString(c.database)
 	b.WriteByte(0)
 	b.WriteString(c.user)
+	if c.renames {
+		b.WriteString("\x00\x01") // apart from those who have no name to give
+	}
 	for _, p := range c.params {
+		if c.renames && p.Name == "application_name" {
+			continue
+		}
 		b.WriteByte(0)
 		b.WriteString(p.Name)
 		b.WriteByte(0)

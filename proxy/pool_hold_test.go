@@ -155,7 +155,7 @@ func TestHeldThenWaitForAConnection(t *testing.T) {
 		if b.done.Load() {
 			t.Fatalf("early: %v", b.err)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if r, ok := errors.AsType[*Refusal](b.err); !ok || r.Code != "53300" {
 			t.Errorf("error %v", b.err)

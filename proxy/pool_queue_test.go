@@ -192,7 +192,7 @@ func TestPoolNamesTheBound(t *testing.T) {
 				if last.done.Load() {
 					t.Fatalf("early: %v", last.err)
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				text := `pgproxy: no server connection to "h1" for database "u", user "u" within 10s: ` + tc.bound
 				if r, ok := errors.AsType[*Refusal](last.err); !ok || r.Code != "53300" || r.Message != text {

@@ -108,6 +108,9 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	s.env = newSessionEnv(sh, s)
 	s.mu.core = session.New(s.env)
 	if sh.statements != nil {
+		if c.renames = c.names(); c.renames {
+			s.mu.core.Name(c.appName)
+		}
 		s.mu.core.Share(sh.statements, sh.cfg.Load().Pool.Statements)
 	}
 	s.mu.client.conn = c.conn
@@ -154,6 +157,9 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 func (s *clientSession) greeting(first start, secret []byte) []byte {
 	var b []byte
 	for _, p := range first.params {
+		if c := s.client; c.renames && p.Name == "application_name" {
+			p.Value = c.appName
+		}
 		b = pgwire.AppendParameterStatus(b, p.Name, p.Value)
 		s.env.Parameter(session.Primary, []byte(p.Name), []byte(p.Value))
 	}
@@ -173,7 +179,7 @@ func (s *clientSession) place(slot session.Slot, loan *serverConn) {
 	s.mu.servers[slot] = sv
 	s.mu.core.Attach(slot, session.Attachment{
 		Backend: loan.backend, ID: loan.id, Fresh: loan.fresh, Server: loan.server, Carried: loan.carried,
-		Uses: loan.uses, PID: loan.pid,
+		Uses: loan.uses, PID: loan.pid, Name: loan.appName,
 	})
 	s.wg.Go(func() { s.readServer(slot, sv) })
 }

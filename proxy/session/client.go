@@ -323,7 +323,7 @@ func (c *Core) keepParse(st *statement, b []byte) {
 		return
 	}
 	if c.pooled() && st.name != "" && st.verdict.Show == "" {
-		if st.shared = c.statements.of(b, c.settings.key); st.shared != nil {
+		if st.shared = c.statements.of(b, c.settings.withoutName()); st.shared != nil {
 			st.parse, st.version = st.shared.parse, st.shared.version
 			return
 		}

@@ -92,6 +92,7 @@ type Attachment struct {
 	ID      uint64 // unique in the process; another one after a reconnect
 	Uses    uint64 // how many sessions have had it, with this one
 	PID     uint32 // of its server process
+	Name    string // the application_name with which it was opened
 	Fresh   bool   // nobody used the connection before
 	// Server stands for one run of a server between two restarts; 0: not known.
 	Server uint64
@@ -125,6 +126,8 @@ type Core struct {
 	doubts   [][]byte
 	written  exact
 	ownPID   uint32 // told to the client; 0: its server's
+	appName  string // of the client, where connections may have another one;
+	reported string // and what the client was told last
 	floor    floor
 	seen     seen
 	readOnly readOnly
@@ -208,7 +211,7 @@ func (c *Core) Closed() bool { return c.closed }
 func (c *Core) Attach(slot Slot, a Attachment) {
 	s := &c.server[slot]
 	*s = server{
-		ready: true, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, loan: exact{a.ID, a.Uses},
+		ready: true, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name, loan: exact{a.ID, a.Uses},
 		tx: pgwire.TxIdle, out: s.out,
 	}
 	if s.run == 0 {
@@ -218,8 +221,11 @@ func (c *Core) Attach(slot Slot, a Attachment) {
 	if !a.Fresh {
 		s.unnamed = staleVersion
 	}
-	if a.Carried != nil {
+	switch {
+	case a.Carried != nil:
 		s.carry(a.Carried)
+	case c.settings.name != "":
+		s.settings = setName(a.Name)
 	}
 	c.batch.verified = false
 	if c.attaching == slot {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
 )
 
 // Carried is what a server connection keeps from one session to the next where it is
@@ -24,6 +25,14 @@ type Carried struct {
 func (c *Core) Share(t *Statements, perServer int) {
 	c.statements, c.perServer = t, perServer
 	c.names.blocks = t
+}
+
+// Name tells the application_name of the client, for connections that another one has
+// opened. It is called before the first Attach.
+func (c *Core) Name(name string) {
+	c.appName, c.reported, c.settings.name = name, name, setName(name)
+	c.settings.add(setting{kind: lb.EffectResetAll})
+	c.settings.rekey()
 }
 
 // pooled reports that the session gives its connections back after each transaction.
@@ -149,4 +158,28 @@ func (c *Core) notifyAsOwn(body []byte) bool {
 	own := binary.BigEndian.AppendUint32(nil, c.ownPID)
 	c.toClient(Primary, pgwire.AppendMessage(nil, pgwire.NotificationResponse, append(own, body[4:]...)))
 	return true
+}
+
+// reportName takes a ParameterStatus for the client; true: it is not forwarded, because a
+// RESET has given the connection the application_name of whoever opened it. The next
+// batch puts that right.
+func (c *Core) reportName(slot Slot, body []byte) bool {
+	name, value, ok := pgwire.ReadParameterStatus(body)
+	if !ok || c.settings.name == "" || string(name) != applicationName {
+		return false
+	}
+	if opener := c.server[slot].opener; string(value) == opener && opener != c.appName {
+		c.reportOwnName(slot)
+		return true
+	}
+	c.reported = string(value)
+	return false
+}
+
+// reportOwnName tells the client its own application_name, if it was told another one.
+func (c *Core) reportOwnName(slot Slot) {
+	if c.reported != c.appName {
+		c.reported = c.appName
+		c.toClient(slot, pgwire.AppendParameterStatus(nil, applicationName, c.appName))
+	}
 }

@@ -15,6 +15,7 @@ type server struct {
 	run     uint64 // stands for one run of the server, or for this connection where that is not known
 	began   uint64 // Attachment.Server
 	pid     uint32
+	opener  string // application_name with which it was opened
 	loan    exact
 	tx      byte // status of the last ReadyForQuery
 
@@ -663,6 +664,9 @@ func (c *Core) skipOwed(s *server) {
 func (c *Core) parameterStatus(slot Slot, body []byte, mine bool) bool {
 	if name, value, ok := pgwire.ReadParameterStatus(body); ok {
 		c.env.Parameter(slot, name, value)
+	}
+	if !mine && c.reportName(slot, body) {
+		return false
 	}
 	return !mine && (slot == Primary || !c.server[Primary].ready)
 }

@@ -14,11 +14,13 @@ import (
 type settings struct {
 	entries []setting
 	key     string // their texts: servers with the same key have the same settings
+	name    string // the text that sets the client's application_name; "": connections have it
 	// unsettled are those of the open transaction; they count when it commits.
 	unsettled []setting
 	size      int    // bytes of what the open transaction has set
 	marks     []mark // savepoints of the open transaction, oldest first
 	blind     bool   // it has others, of which the text does not tell
+	renew     bool   // it has reset application_name
 	failed    bool   // an error has come since the batch began
 	// custom are the custom settings ("a.b") that the session has named. A server on
 	// which one was set once knows it for ever.
@@ -54,6 +56,9 @@ func (e *setting) about(name string) bool { return slices.Contains(e.names, name
 // maxSettings bounds the bytes of the statements; a session with more is pinned.
 const maxSettings = 64 << 10
 
+// unknownSettings is the key of a server with other settings than any text would make.
+const unknownSettings = "\x01"
+
 // keySeparator stands between the texts in a key; no text has it.
 const keySeparator = "\x00"
 
@@ -63,6 +68,16 @@ func (j *settings) add(e setting) {
 	if e.kind == lb.EffectSet {
 		j.entries = append(j.entries, e)
 	}
+	if j.name != "" && !slices.ContainsFunc(j.entries, func(e setting) bool { return e.about(applicationName) }) {
+		j.entries = slices.Insert(j.entries, 0, setting{kind: lb.EffectSet, names: []string{applicationName}, sql: []byte(j.name)})
+	}
+}
+
+const applicationName = "application_name"
+
+// setName returns the text that sets application_name.
+func setName(name string) string {
+	return "SET application_name = '" + strings.ReplaceAll(name, "'", "''") + "'"
 }
 
 // rekey is called after add.
@@ -75,6 +90,15 @@ func (j *settings) rekey() {
 		b.Write(j.entries[i].sql)
 	}
 	j.key = b.String()
+}
+
+// withoutName is the key without the client's own application_name, which means nothing
+// to a statement.
+func (j *settings) withoutName() string {
+	if rest, ok := strings.CutPrefix(j.key, j.name); ok && j.name != "" {
+		return strings.TrimPrefix(rest, keySeparator)
+	}
+	return j.key
 }
 
 // beyond returns the entries that a server lacks which has those of key; false: it
@@ -146,7 +170,7 @@ func (j *settings) marked(v *lb.Verdict, what lb.Savepoint) int {
 // forget drops what an open transaction has set.
 func (j *settings) forget() {
 	clear(j.unsettled)
-	j.unsettled, j.size, j.marks, j.blind = j.unsettled[:0], 0, j.marks[:0], false
+	j.unsettled, j.size, j.marks, j.blind, j.renew = j.unsettled[:0], 0, j.marks[:0], false, false
 }
 
 // settle takes the settings of a transaction or batch that is over, and was not
@@ -163,9 +187,14 @@ func (c *Core) settle(slot Slot) {
 			j.add(e)
 		}
 		j.rekey()
-		if same {
+		switch {
+		case j.renew: // it has the name with which it was opened
+			s.settings = unknownSettings
+			c.reportOwnName(slot)
+		case same:
 			s.settings = j.key
 		}
+		j.renew = false
 	}
 	j.forget()
 }
@@ -250,8 +279,10 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 		}
 		c.names.clear()
 		s.deallocated("")
+		c.settings.renew = c.settings.name != ""
 		c.setLater(setting{kind: lb.EffectDiscardAll})
 	case v.Effects&lb.EffectResetAll != 0:
+		c.settings.renew = c.settings.name != ""
 		c.pins &^= pinIsolation
 		c.setLater(setting{kind: lb.EffectResetAll})
 	case v.Effects&lb.EffectSetConfig != 0:
@@ -295,6 +326,13 @@ func (c *Core) setByConfig(sql []byte) {
 	}
 }
 
+// resetsName reports that a text gives application_name the value of the login, which on
+// a connection that was opened by another client is not the session's.
+func resetsName(sql []byte) bool {
+	text := bytes.ToLower(bytes.TrimRight(sql, " \t\r\n;"))
+	return !bytes.HasPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte("set")) || bytes.HasSuffix(text, []byte("default"))
+}
+
 // set notes a SET or RESET.
 func (c *Core) set(names []string, sql []byte) {
 	for _, name := range names {
@@ -305,6 +343,14 @@ func (c *Core) set(names []string, sql []byte) {
 		case "idle_session_timeout": // a server that waits in a pool would end
 			c.pins |= pinUnknown
 		}
+	}
+	if j := &c.settings; j.name != "" && slices.Contains(names, applicationName) && resetsName(sql) {
+		j.renew = true
+		if len(names) > 1 {
+			c.pins |= pinUnknown
+			return
+		}
+		sql = []byte(j.name)
 	}
 	c.setLater(setting{kind: lb.EffectSet, names: names, sql: bytes.Clone(sql)})
 }
