@@ -62,6 +62,14 @@ func TestPinned(t *testing.T) {
 		exec(tt.end)
 		await("")
 	}
+	if _, err := conn.Prepare(t.Context(), "large", "SELECT '"+strings.Repeat("x", 70<<10)+"'"); err != nil {
+		t.Fatal(err)
+	}
+	await("large statement")
+	if err := conn.Deallocate(t.Context(), "large"); err != nil {
+		t.Fatal(err)
+	}
+	await("")
 	for _, p := range session.AllPins {
 		if !seen[p.Reason] {
 			t.Errorf("no statement here makes: %s", p.Reason)
@@ -84,7 +92,7 @@ func TestPinned(t *testing.T) {
 		}
 	}
 	slices.Sort(pinned)
-	if got, want := strings.Join(pinned, " "), "LISTEN=1 WITH HOLD cursor=0 advisory lock=0 temporary table=0 unknown state=0"; got != want {
+	if got, want := strings.Join(pinned, " "), "LISTEN=1 WITH HOLD cursor=0 advisory lock=0 large statement=0 temporary table=0 unknown state=0"; got != want {
 		t.Errorf("metric %s, want %s", got, want)
 	}
 }
