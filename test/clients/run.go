@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,7 @@ type Options struct {
 
 	Log    func(format string, args ...any)
 	Events string // a file for all events, a JSON object on a line; "": none
+	Logs   string // an existing directory for the logs of pgproxy; "": they are not kept
 }
 
 // target is an installation that clients are served by.
@@ -106,10 +108,27 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	if o.Events != "" {
 		err = errors.Join(err, r.journal.write(o.Events))
 	}
+	if o.Logs != "" {
+		err = errors.Join(err, keepLogs(r.cluster, o.Logs))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s\n%s", err, r.lastErrors(), t.report(context.WithoutCancel(ctx)))
 	}
 	return r.result(ctx)
+}
+
+// keepLogs copies the logs of the members.
+func keepLogs(c *rig.Cluster, dir string) error {
+	for _, h := range c.Hosts {
+		content, err := os.ReadFile(h.MemberLog)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, h.Name+".log"), content, 0o644)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // pgpool's hosts have none
+			return fmt.Errorf("keep log: %w", err)
+		}
+	}
+	return nil
 }
 
 // start starts the target.

@@ -46,6 +46,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.Sections, "config", "", "further content of pgproxy.yaml")
 	flag.StringVar(&o.LogLevel, "log", "info", "log.level of pgproxy")
 	flag.StringVar(&o.Events, "events", "", "a file for all that the clients have seen, of the last target")
+	flag.StringVar(&o.Logs, "logs", "", "a directory for the logs of pgproxy")
 	targets := flag.String("target", clients.Pgproxy, "what to measure, separated by commas: "+clients.Pgproxy+", "+clients.Pgpool)
 	bin := flag.String("bin", "", "a directory with the built programs; empty: build them")
 	flag.Parse()
