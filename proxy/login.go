@@ -111,6 +111,9 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	return conn, nil
 }
 
+// errNoLogin tells of a server that says something else before the login can begin.
+var errNoLogin = errors.New("the server does not let anybody log in")
+
 // secure asks the server for TLS. Only in mode prefer may it say no.
 func (b *backTLS) secure(ctx context.Context, raw net.Conn, host string) (*dialed, error) {
 	config, err := b.config(host)
@@ -133,14 +136,17 @@ func (b *backTLS) secure(ctx context.Context, raw net.Conn, host string) (*diale
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("request TLS: %w", err)
-	case n > 1:
+	case answer[0] == 'S' && n > 1:
 		return nil, errors.New("request TLS: received unencrypted data after the answer")
+	case answer[0] != 'S' && n > 1:
+		// The message of a process that cannot go on, as when the postmaster has just died.
+		// It is not authenticated; libpq ignores it too (CVE-2024-10977).
+		return nil, fmt.Errorf("request TLS: %w, answer %q", errNoLogin, answer[0])
 	case answer[0] == 'N' && b.mode == SSLPrefer:
 		return &dialed{Conn: raw, raw: raw}, nil
 	case answer[0] == 'N':
 		return nil, fmt.Errorf("request TLS: the server does not support it, backend_tls.mode is %s", b.mode)
 	case answer[0] != 'S':
-		// An error message here is not authenticated; libpq ignores it too (CVE-2024-10977).
 		return nil, fmt.Errorf("request TLS: unexpected answer %q", answer[0])
 	}
 	conn := tls.Client(raw, config)

@@ -95,7 +95,7 @@ func draining(state *cluster.State) *cluster.Operation {
 // before the login was complete, or answers that it is starting, stopping or has
 // crashed: waiting may help.
 func isTransient(err error) bool {
-	if errors.Is(err, errBackendGone) {
+	if errors.Is(err, errBackendGone) || errors.Is(err, errNoLogin) {
 		return true
 	}
 	if se, ok := errors.AsType[*ServerError](err); ok {
