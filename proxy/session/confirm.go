@@ -182,7 +182,7 @@ func (c *Core) confirmAnswered(failed bool) {
 		}
 		v.stage = confirmWait
 		c.floor.waiting = true // the driver lets the core look again, and at last asks by StopWaiting
-	case confirmNone, confirmWait:
+	case confirmNone, confirmAttach, confirmWait:
 	}
 }
 
