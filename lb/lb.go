@@ -96,6 +96,7 @@ const (
 	EffectCall                                // CALL or DO, also inside EXPLAIN ANALYZE and the like: may commit by itself
 	EffectLastValue                           // calls currval or lastval: the answer is that of this server connection
 	EffectUnpin                               // may end what binds a session to its server connection: UNLISTEN, CLOSE, unlock functions, DROP, DISCARD, the end of a transaction, ROLLBACK TO
+	EffectMeaning                             // with EffectSet or EffectSetLocal: what a text means may depend on the setting when it is parsed (TimeZone: the constants; search_path: the names)
 )
 
 // Target is where a statement may run.

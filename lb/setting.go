@@ -78,9 +78,19 @@ func (p *judgement) discard(st statement) {
 	}
 }
 
+// meaningless are settings, of those that are often changed for one transaction, on
+// which nothing depends that the server settles when it parses a statement.
+var meaningless = set(`role session_authorization application_name statement_timeout lock_timeout
+	idle_in_transaction_session_timeout idle_session_timeout synchronous_commit work_mem maintenance_work_mem jit
+	default_transaction_isolation default_transaction_read_only default_transaction_deferrable
+	transaction_isolation transaction_read_only transaction_deferrable`)
+
 // change notes that the session's value of one setting changes.
 func (p *judgement) change(name string) {
 	p.effects |= EffectSet
+	if !strings.Contains(name, ".") && !meaningless[name] {
+		p.effects |= EffectMeaning
+	}
 	p.settings = append(p.settings, name)
 	switch name {
 	case "transaction_isolation", "transaction_read_only", "transaction_deferrable":

@@ -282,7 +282,7 @@ func (c *Core) Detached() []Detachment {
 // that comes meanwhile waits for another one.
 func (c *Core) Yield(on bool) {
 	c.yielding = on
-	if on && c.server[Primary].ready && !c.OnPrimary() && c.pins&pinBound == 0 {
+	if on && c.server[Primary].ready && !c.OnPrimary() && c.pins&pinBound == 0 && c.names.unkept == 0 {
 		c.loseConfirm(Primary)
 		c.giveBack(Primary)
 	}
@@ -323,10 +323,16 @@ func (c *Core) Leftovers(slot Slot) Leftovers {
 	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
 	return Leftovers{
 		// DISCARD ALL empties custom settings and does not remove them.
-		Reusable: s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.leftover && !s.fatal && !inBatch && c.body.to != slot && len(s.custom) == 0,
+		Reusable: s.quiet() && !s.leftover && !inBatch && c.body.to != slot && len(s.custom) == 0 &&
+			!(slot == Primary && c.pins&pinDoubt != 0), // it may have left anything
 		Clean:    !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
 		Tx:       s.tx,
 	}
+}
+
+// quiet reports that nothing is in flight.
+func (s *server) quiet() bool {
+	return s.ready && s.pending() == 0 && s.left == 0 && !s.skipping && !s.unsynced && !s.copyIn && !s.fatal
 }
 
 // giveBack takes the connection out of the slot.
@@ -340,7 +346,7 @@ func (c *Core) giveBack(slot Slot) {
 	if c.pooled() && !bound && s.private == 0 && s.tx == pgwire.TxIdle && !s.leftover {
 		d.Carried = s.carried()
 		d.Clean = true
-		d.Reusable = d.Reusable || len(s.custom) > 0
+		d.Reusable = d.Reusable || len(s.custom) > 0 && s.quiet() && c.body.to != slot
 	}
 	c.detach = append(c.detach, d)
 	c.server[slot] = server{out: s.out}

@@ -169,7 +169,7 @@ func (c *Core) deedOf(m *message) deed {
 	}
 	v := m.verdict
 	// Effects of statements that do nothing but to the session, and can be repeated.
-	const own = lb.EffectSet | lb.EffectSetLocal | lb.EffectIsolation | lb.EffectPrepare | lb.EffectDeallocate
+	const own = lb.EffectSet | lb.EffectSetLocal | lb.EffectMeaning | lb.EffectIsolation | lb.EffectPrepare | lb.EffectDeallocate
 	switch {
 	case v == nil:
 		return deedAnything

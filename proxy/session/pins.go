@@ -2,8 +2,11 @@ package session
 
 import (
 	"bytes"
+	"encoding/binary"
+	"slices"
 	"strings"
 
+	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
 )
 
@@ -32,6 +35,9 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 		return
 	}
 	s := &c.server[slot]
+	if v.Effects&(lb.EffectMeaning|lb.EffectResetAll|lb.EffectDiscardAll|lb.EffectSetConfig|lb.EffectUnknownInSession|lb.EffectMayChangeState) != 0 {
+		s.skewed = true
+	}
 	if v.Effects&(lb.EffectUnpin|lb.EffectTemp|lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
 		c.unpinDue = true
 	}
@@ -65,6 +71,20 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	}
 }
 
+// largeObjects are the functions that libpq calls by FunctionCall (fe-lobj.c), by their
+// OIDs in pg_proc.dat: they leave nothing in the session.
+var largeObjects = []uint32{715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172}
+
+// foreseeCall does so for a FunctionCall, which names any function there is.
+func (c *Core) foreseeCall(slot Slot, b []byte) {
+	body := b[pgwire.HeaderLen:]
+	if len(body) < 4 || !slices.Contains(largeObjects, binary.BigEndian.Uint32(body)) {
+		c.foresee(slot, unsafeCall)
+	}
+}
+
+var unsafeCall = &lb.Verdict{Statements: 1, Effects: lb.EffectMayChangeState | lb.EffectLeftover}
+
 // foreseeText does so for what only the text tells: what set_config sets.
 func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 	if v != nil && v.Unknown && v.Effects&lb.EffectMayChangeState != 0 && len(sql) > 0 && len(c.doubts) < maxDoubts {
@@ -75,7 +95,14 @@ func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 		v = &known
 	}
 	c.foresee(slot, v)
-	if v == nil || v.Effects&lb.EffectSetConfig == 0 {
+	if v == nil {
+		return
+	}
+	if v.Effects&(lb.EffectSet|lb.EffectSetLocal) != 0 && v.Effects&lb.EffectMeaning != 0 && mayNameTemp(sql) {
+		c.pins |= pinTemporary
+		c.unpinDue = true
+	}
+	if v.Effects&lb.EffectSetConfig == 0 {
 		return
 	}
 	s := &c.server[slot]
@@ -86,10 +113,20 @@ func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 		return
 	}
 	for _, change := range changes {
-		if strings.Contains(change.Name, ".") {
+		switch {
+		case strings.Contains(change.Name, "."):
 			c.noteCustom(s, []string{change.Name})
+		case change.Name == "search_path" && mayNameTemp(sql):
+			c.pins |= pinTemporary
+			c.unpinDue = true
 		}
 	}
+}
+
+// mayNameTemp reports a text that may put pg_temp into search_path: what is created
+// then is temporary, and no statement says so.
+func mayNameTemp(sql []byte) bool {
+	return bytes.Contains(bytes.ToLower(sql), []byte("pg_temp")) || bytes.IndexByte(sql, '\\') >= 0 || bytes.Contains(bytes.ToLower(sql), []byte("u&"))
 }
 
 // maxDoubts bounds the texts that wait for the catalog.

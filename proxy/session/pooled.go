@@ -98,8 +98,8 @@ func (c *Core) tidy(slot Slot) bool {
 	if s.private == 0 {
 		return false
 	}
-	for name := range s.names {
-		if !isShared(name) {
+	for name, m := range s.names {
+		if m.own(name) {
 			c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: s.version(name)})
 			s.setVersion(name, 0)
 		}
@@ -111,8 +111,8 @@ func (c *Core) tidy(slot Slot) bool {
 // askPins asks what binds the session to its connection to the primary, in the words
 // of pinWords.
 const askPins = "SELECT pg_catalog.concat_ws(' '" +
-	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) THEN 'temporary' END" +
-	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) THEN 'temporary' END" +
+	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass" +
+	" AND refobjid = pg_catalog.pg_my_temp_schema()) THEN 'temporary' END" +
 	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) THEN 'listen' END" +
 	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'cursor' END" +
 	", CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) THEN 'lock' END)"

@@ -100,9 +100,8 @@ func (c *Core) verify(slot Slot, st *statement) {
 	}
 	c.closeStatement(slot, name)
 	c.makeRoom(slot)
-	s.setVersion(name, st.version)
+	c.injectParse(slot, name, st, st.shared.parse)
 	s.use(name, st.row) // what it is otherwise is found out now
-	c.inject(slot, st.shared.parse, expect{kind: pgwire.Parse, st: st, named: true, name: name})
 	c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name, verify: true})
 	c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync, verify: true})
 	s.restoring++

@@ -101,7 +101,7 @@ func controls(m *message) bool {
 	if m.st != nil {
 		v = m.st.verdict
 	}
-	const allowed = lb.EffectEnd | lb.EffectChain | lb.EffectSavepoint | lb.EffectSetLocal | lb.EffectUnpin
+	const allowed = lb.EffectEnd | lb.EffectChain | lb.EffectSavepoint | lb.EffectSetLocal | lb.EffectMeaning | lb.EffectUnpin
 	return v != nil && v.Statements == 1 && v.Effects != 0 && v.Effects&^allowed == 0
 }
 

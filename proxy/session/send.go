@@ -133,6 +133,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.Query:
 		c.prepareQuery(slot, m, &e, b)
 	case pgwire.FunctionCall:
+		c.foreseeCall(slot, b)
 		s.ran(nil)
 	case pgwire.Parse:
 		c.ensureNamed(slot, m)
@@ -215,7 +216,7 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	s := &c.server[slot]
 	v := m.verdict
 	e.verdict = v
-	const needText = lb.EffectSetConfig | lb.EffectSet | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
+	const needText = lb.EffectSetConfig | lb.EffectSet | lb.EffectMeaning | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
 	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 || v.Unknown {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
@@ -256,8 +257,11 @@ func (c *Core) prepareParse(slot Slot, m *message, e *expect) (text []byte) {
 		c.ensureAs(slot, name, m.prev) // so that a name in use is refused, and a free one is not
 		s.dirty = true
 	}
-	e.st, e.named, e.name, e.before = m.st, true, name, s.version(name)
+	e.st, e.named, e.name, e.before, e.skewed = m.st, true, name, s.version(name), c.skews(slot, name, m.st)
 	s.setVersion(name, m.st.version)
+	if e.skewed {
+		s.skew(name)
+	}
 	return text
 }
 
@@ -269,7 +273,8 @@ func (c *Core) ensure(slot Slot, name string, st *statement) string {
 		return name
 	}
 	s := &c.server[slot]
-	if s.version(st.shared.name) == 0 {
+	if s.version(st.shared.name) != st.version { // a client may have used that name by itself
+		c.closeStatement(slot, st.shared.name)
 		c.makeRoom(slot)
 		c.makeStatement(slot, st.shared.name, st, st.shared.parse)
 	}
@@ -315,12 +320,27 @@ func (c *Core) closeStatement(slot Slot, name string) {
 // makeStatement prepares a statement that the session has already.
 func (c *Core) makeStatement(slot Slot, name string, st *statement, parse []byte) {
 	s := &c.server[slot]
-	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name)})
-	s.setVersion(name, st.version)
+	c.injectParse(slot, name, st, parse)
 	s.dirty = s.dirty || name != ""
 	if st.row != 0 {
 		c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name})
 	}
+}
+
+func (c *Core) injectParse(slot Slot, name string, st *statement, parse []byte) {
+	s := &c.server[slot]
+	skewed := c.skews(slot, name, st)
+	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name), skewed: skewed})
+	s.setVersion(name, st.version)
+	if skewed {
+		s.skew(name)
+	}
+}
+
+// skews reports that a statement that is made now under a shared name may mean something
+// else than other sessions expect of that name.
+func (c *Core) skews(slot Slot, name string, st *statement) bool {
+	return st.shared != nil && name == st.shared.name && (c.server[slot].skewed || st.shared.settings != c.settings.key)
 }
 
 // makeRoom lets a server drop the shared statement that was not used for longest when

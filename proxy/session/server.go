@@ -24,10 +24,13 @@ type server struct {
 	live int // entries of ring that belong to the client
 
 	names   map[string]made // the named statements it has, answers in flight counted as given
-	private int             // how many of them are under names of the session's own
-	uses    uint64          // counts the uses of named statements
-	unnamed uint64          // version of the unnamed one, 0: none
-	behind  bool            // of the primary: it lacks statements that the session had before
+	private int             // how many of them the next session must not meet
+	// skewed: a setting has changed, beyond those of its key, on which it may depend what a
+	// statement means that is parsed now.
+	skewed  bool
+	uses    uint64 // counts the uses of named statements
+	unnamed uint64 // version of the unnamed one, 0: none
+	behind  bool   // of the primary: it lacks statements that the session had before
 
 	settings string   // key of the settings that it has
 	custom   []string // custom settings that it knows
@@ -71,6 +74,7 @@ type expect struct {
 	named   bool        // of Parse, Close of a statement, and our own PREPARE:
 	name    string      // its name on the server (of Describe of a statement, too),
 	before  uint64      // and the version that the server had
+	skewed  bool        // of Parse: made.skewed
 	text    []byte      // of Query: a copy, where its effects need it
 }
 
@@ -79,6 +83,9 @@ type made struct {
 	version uint64
 	row     uint64 // hash of its RowDescription, 0: not known
 	used    uint64 // server.uses when it was used last
+	// skewed: it is shared, and was made under other settings than those that its name
+	// stands for, so that it may mean something else.
+	skewed bool
 }
 
 // unknownRun marks what stands for a connection and not for a run of a server.
@@ -182,24 +189,38 @@ func (s *server) setVersion(name string, v uint64) {
 			return
 		case v == 0 && had:
 			delete(s.names, name)
-			s.own(name, -1)
+			s.own(name, m, -1)
 		case v != 0:
 			if s.names == nil {
 				s.names = make(map[string]made)
 			}
 			s.uses++
-			s.names[name] = made{version: v, used: s.uses}
-			if !had {
-				s.own(name, 1)
+			if had {
+				s.own(name, m, -1)
 			}
+			m = made{version: v, used: s.uses}
+			s.names[name] = m
+			s.own(name, m, 1)
 		}
 	}
 }
 
-// own counts the names of the session's own.
-func (s *server) own(name string, by int) {
-	if !isShared(name) {
+// own counts the names of what the next session must not meet.
+func (s *server) own(name string, m made, by int) {
+	if m.own(name) {
 		s.private += by
+	}
+}
+
+func (m made) own(name string) bool { return m.skewed || !isShared(name) }
+
+// skew marks a statement that was made under other settings than its name says.
+func (s *server) skew(name string) {
+	if m, ok := s.names[name]; ok && !m.skewed {
+		s.own(name, m, -1)
+		m.skewed = true
+		s.names[name] = m
+		s.own(name, m, 1)
 	}
 }
 
@@ -221,7 +242,7 @@ func (s *server) use(name string, row uint64) {
 func (s *server) oldest() (name string) {
 	least := ^uint64(0)
 	for n, m := range s.names {
-		if m.used < least && isShared(n) {
+		if m.used < least && !m.own(n) {
 			name, least = n, m.used
 		}
 	}
@@ -265,6 +286,9 @@ func (s *server) redo() {
 			s.setVersion(e.name, e.st.version)
 		} else {
 			s.setVersion(e.name, 0)
+		}
+		if e.skewed {
+			s.skew(e.name)
 		}
 	}
 }
@@ -558,6 +582,9 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		}
 		c.listens.settle(!c.settings.failed)
 		c.settle(slot)
+	}
+	if s := &c.server[slot]; tx == pgwire.TxIdle && s.live == 0 && !(c.batch.open && c.batch.begun) {
+		s.skewed = false
 	}
 	c.settings.failed = false
 	c.answered(slot)

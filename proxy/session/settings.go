@@ -340,6 +340,10 @@ func (c *Core) set(names []string, sql []byte) {
 		case "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable",
 			"transaction_isolation", "transaction_read_only", "transaction_deferrable":
 			c.pins |= pinIsolation
+		case "search_path":
+			if mayNameTemp(sql) {
+				c.pins |= pinUnknown
+			}
 		case "idle_session_timeout": // a server that waits in a pool would end
 			c.pins |= pinUnknown
 		}

@@ -30,7 +30,13 @@ type shared struct {
 	name    string
 	version uint64
 	parse   []byte // the Parse message
+	// settings is the key of those under which it is made.
+	settings string
+	size     int // that it counts for in Statements
 }
+
+// sizeOf is what a statement and its settings take, in bytes.
+func sizeOf(parse []byte, settings string) int { return len(parse) + len(settings) + sharedOverhead }
 
 // sharedPrefix begins the names on the servers. Clients that use such names
 // themselves are in their own way.
@@ -74,15 +80,15 @@ func (t *Statements) of(parse []byte, settings string) *shared {
 	if s := t.mu.byText[key]; s != nil {
 		return s
 	}
-	size := len(parse) + sharedOverhead
+	size := sizeOf(parse, settings)
 	for old, s := range t.mu.byText {
 		if t.mu.bytes+size <= maxShared {
 			break
 		}
 		delete(t.mu.byText, old)
-		t.mu.bytes -= len(s.parse) + sharedOverhead
+		t.mu.bytes -= s.size
 	}
-	s := &shared{version: t.last.Add(1)}
+	s := &shared{version: t.last.Add(1), settings: settings, size: size}
 	s.name = sharedPrefix + strconv.FormatUint(s.version, 36)
 	s.parse = renamed(parse, len(parse), len(name)+1, s.name)
 	s.parse = append(s.parse, rest...)
