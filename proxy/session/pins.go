@@ -150,6 +150,20 @@ func (c *Core) resolveDoubts() {
 	c.pins &^= pinDoubt
 }
 
+// foreseeBehind does so once more for what was sent behind a statement that has ended
+// the session's pins, or has told of them.
+func (c *Core) foreseeBehind(slot Slot) {
+	s := &c.server[slot]
+	for i := s.head; i < len(s.ring); i++ {
+		e := &s.ring[i]
+		sql := e.text
+		if sql == nil {
+			sql = e.st.sqlText()
+		}
+		c.foreseeText(slot, e.verdict, sql)
+	}
+}
+
 // setConfig returns what the calls of set_config in a statement set; false: that cannot
 // be told, or not be done again by the text alone.
 func (c *Core) setConfig(sql []byte) ([]lb.ConfigChange, bool) {

@@ -128,6 +128,7 @@ func (c *Core) pinned(body []byte) {
 			c.pins &^= p
 		}
 	}
+	c.foreseeBehind(Primary)
 	if c.pins&pinListen == 0 {
 		c.listens = listens{}
 	}

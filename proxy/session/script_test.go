@@ -303,6 +303,9 @@ func serverMessage(t testing.TB, line string) []byte {
 			return pgwire.AppendMessage(nil, 'E', []byte("SERROR\x00VERROR\x00C"+code+"\x00Mtext\x00R"+routine+"\x00\x00"))
 		}
 		return pgwire.AppendError(nil, "ERROR", rest, "text", "", "")
+	case "value": // a row of one column
+		body := binary.BigEndian.AppendUint32([]byte{0, 1}, uint32(len(rest)))
+		return pgwire.AppendMessage(nil, pgwire.DataRow, append(body, rest...))
 	case "garbage":
 		return make([]byte, pgwire.HeaderLen)
 	case "WARNING":

@@ -269,14 +269,7 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
 		c.pins, c.doubts = 0, nil
-		for i := s.head; i < len(s.ring); i++ { // what was sent behind it counts
-			e := &s.ring[i]
-			sql := e.text
-			if sql == nil {
-				sql = e.st.sqlText()
-			}
-			c.foreseeText(slot, e.verdict, sql)
-		}
+		c.foreseeBehind(slot)
 		c.names.clear()
 		s.deallocated("")
 		c.settings.renew = c.settings.name != ""
