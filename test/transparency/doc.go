@@ -4,7 +4,9 @@
 // answers must be equal but for what wirescript.Compare declares.
 //
 // TestWireDirect shows that the scripts themselves are deterministic;
-// TestTransparency is the test of pgproxy, built and run as its users run it.
+// TestTransparency is the test of pgproxy, built and run as its users run it. In
+// transaction mode a disturber, two other clients of the same small pool, does between
+// any two messages what would be seen if a server connection kept it.
 //
 //	go test ./test/transparency -run TestWireDirect
 //	go test ./test/transparency -run 'TestTransparency/balanced/copy-in'

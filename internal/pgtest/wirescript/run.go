@@ -25,6 +25,10 @@ type Runner struct {
 	Address     string // host:port
 	Password    func(user string) string
 	Environment Environment
+	// Between is called before each command, and between two messages of a block that
+	// are then not sent in one piece, for what another client does in the meantime.
+	// nil: nothing.
+	Between func(context.Context) error
 }
 
 // run is one run of a script.
@@ -64,11 +68,21 @@ func (r *Runner) Run(ctx context.Context, s *Script) (_ *Transcript, err error) 
 	}
 	for _, c := range s.commands {
 		x.transcript.line = c.line
+		if err := x.between(ctx); err != nil {
+			return x.transcript, fmt.Errorf("%s: before line %d: %w", s.Name, c.line, err)
+		}
 		if err := x.command(ctx, c); err != nil {
 			return x.transcript, fmt.Errorf("%s: line %d: %s: %w", s.Name, c.line, c.verb, err)
 		}
 	}
 	return x.transcript, nil
+}
+
+func (r *run) between(ctx context.Context) error {
+	if r.Between == nil {
+		return nil
+	}
+	return r.Between(ctx)
 }
 
 func (r *run) command(ctx context.Context, c command) error {
@@ -93,6 +107,9 @@ func (r *run) command(ctx context.Context, c command) error {
 		if err != nil {
 			return err
 		}
+		if c.verb == verbSend {
+			return r.send(ctx, conn, c.block)
+		}
 		return r.onConn(conn, c)
 	}
 }
@@ -100,8 +117,6 @@ func (r *run) command(ctx context.Context, c command) error {
 // onConn runs a command that works on the current connection.
 func (r *run) onConn(conn *conn, c command) error {
 	switch c.verb {
-	case verbSend:
-		return r.send(conn, c.block)
 	case verbUntil:
 		return r.until(conn, c.arg)
 	case verbQuery:
@@ -163,10 +178,18 @@ func (r *run) open(ctx context.Context, cmd command) error {
 	}
 }
 
-// send encodes a block of messages and queues them in one piece.
-func (r *run) send(c *conn, block []string) error {
+// send encodes a block of messages and queues them in one piece, where nothing is to
+// happen between them.
+func (r *run) send(ctx context.Context, c *conn, block []string) error {
 	var out []byte
-	for _, line := range block {
+	for i, line := range block {
+		if i > 0 && r.Between != nil {
+			c.send(out)
+			out = nil
+			if err := r.between(ctx); err != nil {
+				return err
+			}
+		}
 		times := 1
 		if rest, ok := strings.CutPrefix(line, "Repeat "); ok {
 			n, msg, _ := strings.Cut(rest, " ")
