@@ -211,7 +211,7 @@ func (c *Core) Closed() bool { return c.closed }
 func (c *Core) Attach(slot Slot, a Attachment) {
 	s := &c.server[slot]
 	*s = server{
-		ready: true, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name, loan: exact{a.ID, a.Uses},
+		ready: true, used: !a.Fresh, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name, loan: exact{a.ID, a.Uses},
 		tx: pgwire.TxIdle, out: s.out,
 	}
 	if s.run == 0 {

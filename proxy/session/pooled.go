@@ -54,7 +54,7 @@ func (c *Core) Suits(carried *Carried) bool {
 
 // rest gives back what the session does not need until its next batch.
 func (c *Core) rest() {
-	if !c.pooled() || c.closed || c.ending || c.seen.stage != confirmNone || c.sent.pending {
+	if !c.pooled() || c.closed || c.ending || c.seen.stage != confirmNone {
 		return
 	}
 	if c.pins&pinDoubt != 0 {
@@ -78,7 +78,8 @@ func (c *Core) resting(slot Slot) bool {
 	case c.batch.slot == slot && (c.batch.open || len(c.held) > 0), c.body.left > 0 && c.body.to == slot:
 		return false
 	case slot == Standby:
-		return !c.readOnly.open
+		// Who waits for the primary keeps no standby: those who have one may wait for it.
+		return !c.readOnly.open || c.sent.pending
 	}
 	return c.names.unkept == 0 && (c.pins&pinBound == 0 || c.unpinDue)
 }

@@ -11,6 +11,7 @@ import (
 type server struct {
 	out     Output
 	ready   bool // attached
+	used    bool // somebody had the connection before
 	backend string
 	run     uint64 // stands for one run of the server, or for this connection where that is not known
 	began   uint64 // Attachment.Server
@@ -630,6 +631,10 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 		return slot == Primary
 	}
 	if slot == Standby && c.standbyError(e, code, body) || slot == Primary && !e.inject && c.runAgain(body) {
+		return false
+	}
+	if slot == Primary && e.restore && code == "57014" && s.used && c.pooled() && s.live == 0 && s.tx == pgwire.TxIdle && !c.batch.begun {
+		c.giveBack(Primary) // an earlier session's statement_timeout has struck: take another one
 		return false
 	}
 	if slot == Primary && e.restore {
