@@ -24,3 +24,19 @@ func TestDoubtIsResolved(t *testing.T) {
 		p.want("known now", p.step([]string{"Q SELECT f()"}, answer), harmless)
 	}
 }
+
+// TestNamedClientsShareStatements: the application_name that a session gives to its
+// connections says nothing about what its statements mean.
+func TestNamedClientsShareStatements(t *testing.T) {
+	p := newPlay(t)
+	p.core.Name("app")
+	p.core.Share(NewStatements(), 10)
+	p.core.Attach(Primary, Attachment{Backend: "h1", ID: 1, Fresh: true, Name: "app"})
+	p.unread = append(clientMessage(t, "P s INSERT INTO t VALUES (1)"), clientMessage(t, "S")...)
+	p.client()
+	p.server(Primary, append(serverMessage(t, "1"), serverMessage(t, "Z I")...))
+	gone := p.core.Detached()
+	if len(gone) != 1 || !gone[0].Clean || len(gone[0].Carried.names) != 1 {
+		t.Fatalf("given back %+v, want a connection with the statement", gone)
+	}
+}

@@ -340,7 +340,7 @@ func (c *Core) injectParse(slot Slot, name string, st *statement, parse []byte) 
 // skews reports that a statement that is made now under a shared name may mean something
 // else than other sessions expect of that name.
 func (c *Core) skews(slot Slot, name string, st *statement) bool {
-	return st.shared != nil && name == st.shared.name && (c.server[slot].skewed || st.shared.settings != c.settings.key)
+	return st.shared != nil && name == st.shared.name && (c.server[slot].skewed || st.shared.settings != c.settings.withoutName())
 }
 
 // makeRoom lets a server drop the shared statement that was not used for longest when
