@@ -35,7 +35,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 		return
 	}
 	s := &c.server[slot]
-	if v.Effects&(lb.EffectMeaning|lb.EffectResetAll|lb.EffectDiscardAll|lb.EffectSetConfig|lb.EffectUnknownInSession|lb.EffectMayChangeState) != 0 {
+	if v.Effects&(lb.EffectMeaning|lb.EffectResetAll|lb.EffectDiscardAll|lb.EffectUnknownInSession|lb.EffectMayChangeState) != 0 {
 		s.skewed = true
 	}
 	if v.Effects&(lb.EffectUnpin|lb.EffectTemp|lb.EffectListen|lb.EffectSessionLock|lb.EffectWithHold) != 0 {
@@ -109,17 +109,19 @@ func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 	changes, ok := c.setConfig(sql)
 	if !ok {
 		c.pins |= pinUnknown
-		s.leftover = true
+		s.leftover, s.skewed = true, true
 		return
 	}
 	for _, change := range changes {
 		switch {
 		case strings.Contains(change.Name, "."):
-			c.noteCustom(s, []string{change.Name})
+			c.noteCustom(s, []string{change.Name}) // no text depends on it when it is parsed
+			continue
 		case change.Name == "search_path" && mayNameTemp(sql):
 			c.pins |= pinTemporary
 			c.unpinDue = true
 		}
+		s.skewed = true
 	}
 }
 
