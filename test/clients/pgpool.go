@@ -231,13 +231,16 @@ func (t *pgpoolTarget) settled(ctx context.Context, primary *rig.Host) error {
 	if err := streaming(ctx, t.cluster, primary); err != nil {
 		return err
 	}
-	nodes, err := t.cluster.Nodes(ctx)
-	if err != nil {
-		return err
-	}
-	for _, n := range nodes {
-		if isPrimary := strings.HasPrefix(n.Address, primary.IP+":"); n.Status != "up" || isPrimary != (n.Role == "primary") {
-			return fmt.Errorf("pgpool shows %s as %s, %s", n.Address, n.Status, n.Role)
+	for i, h := range t.cluster.Servers() {
+		// Not by SHOW pool_nodes: whether its sessions hang is for the clients to find out.
+		out, err := t.command(ctx, "pcp_node_info", "-w", "-h", "127.0.0.1", "-p", pcpPort, "-U", "pgpool", "-n", fmt.Sprint(i)).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("run pcp_node_info: %w: %s", err, out)
+		}
+		// Host, port, 1 or 2 where it is up, weight, up, up, role, role, ...
+		node := strings.Fields(string(out))
+		if len(node) < 7 || node[2] != "1" && node[2] != "2" || (h == primary) != (node[6] == "primary") {
+			return fmt.Errorf("pgpool says of %s: %s", h.Name, out)
 		}
 	}
 	return nil

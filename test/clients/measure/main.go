@@ -67,6 +67,7 @@ func run(ctx context.Context) error {
 		o.Target = target
 		r, err := clients.Run(ctx, o)
 		if err != nil {
+			clients.Print(os.Stdout, results) // those of the others stand
 			return fmt.Errorf("%s: %w", target, err)
 		}
 		results = append(results, r)

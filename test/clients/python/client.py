@@ -71,6 +71,10 @@ class Worker:
         task = asyncio.ensure_future(work)
         done, _ = await asyncio.wait({task}, timeout=timeout)
         if not done:
+            # The task waits for a descriptor that another connection may get next.
+            loop, fd = asyncio.get_running_loop(), self.conn.fileno()
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
             await self.conn.close()
             task.add_done_callback(lambda t: t.cancelled() or t.exception())
             return TimeoutError("no answer")
