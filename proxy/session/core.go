@@ -325,8 +325,8 @@ func (c *Core) Leftovers(slot Slot) Leftovers {
 		// DISCARD ALL empties custom settings and does not remove them.
 		Reusable: s.quiet() && !s.leftover && !inBatch && c.body.to != slot && len(s.custom) == 0 &&
 			!(slot == Primary && c.pins&pinDoubt != 0), // it may have left anything
-		Clean:    !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
-		Tx:       s.tx,
+		Clean: !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
+		Tx:    s.tx,
 	}
 }
 
@@ -339,7 +339,7 @@ func (s *server) quiet() bool {
 func (c *Core) giveBack(slot Slot) {
 	s := &c.server[slot]
 	d := Detachment{Slot: slot, Leftovers: c.Leftovers(slot)}
-	if s.written {
+	if s.written || s.loan.id == c.written.id && s.loan.uses == c.written.uses+1 { // nobody else in between
 		c.written = s.loan
 	}
 	bound := slot == Primary && c.pins&pinBound != 0

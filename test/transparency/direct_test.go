@@ -7,7 +7,7 @@ import (
 )
 
 // minScripts keeps scripts from being lost.
-const minScripts = 90
+const minScripts = 160
 
 // TestWireDirect runs every script twice against PostgreSQL itself. What differs
 // here, or is an error that the script does not name, is a fault of the script.

@@ -15,6 +15,7 @@ import (
 var raisedByProxy = map[string]bool{
 	"28P01": true, "28000": true, "3D000": true, "08P01": true,
 	"25P02": true, "26000": true, "34000": true, "42P05": true,
+	"0A000": true, // a prepared statement whose result has changed, in transaction mode
 }
 
 // bySession are the scripts that show what docs/transparency.md says of transaction
@@ -37,6 +38,7 @@ var undisturbed = map[string]string{
 	"read-only-nextval":            usesLast,
 	"session-random":               usesLast,
 	"simple-select-into-and-locks": usesLast,
+	"state-sequences":              usesLast,
 }
 
 const usesLast = "currval and lastval are 55000 once another session has used the connection"
