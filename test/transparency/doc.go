@@ -8,6 +8,9 @@
 // transaction mode a disturber, two other clients of the same small pool, does between
 // any two messages what would be seen if a server connection kept it.
 //
+// TestPins shows that what cannot follow a session keeps its connection, TestPinBreakage
+// what would happen otherwise.
+//
 //	go test ./test/transparency -run TestWireDirect
 //	go test ./test/transparency -run 'TestTransparency/balanced/copy-in'
 //	go test ./test/transparency -run TestWireDirect/copy-in -v    # shows the transcript
