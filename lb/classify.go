@@ -121,6 +121,7 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 		v.Hint = ToStandby
 	}
 	settings := true
+	v.Quiet = flags&(flagBroken|flagDoubtful|flagUnsafe|flagNames|flagEncoding) == 0
 	for _, st := range statements {
 		p := judgement{c: c, cat: cat, vouched: v.Hint == ToStandby}
 		p.statement(st)
@@ -128,6 +129,7 @@ func (c *Classifier) judge(cat *Catalog, shape []byte) Verdict {
 		v.Custom = append(v.Custom, p.custom...)
 		v.Settings = append(v.Settings, p.settings...)
 		settings = settings && p.effects&EffectSet != 0
+		v.Quiet = v.Quiet && p.quiet
 		v.Unknown = v.Unknown || p.unknown
 		v.Evaluates = v.Evaluates || p.evaluates
 		if !p.read {
@@ -186,7 +188,7 @@ type judgement struct {
 	vouched bool // by the hint for a standby
 
 	read, unknown, inner bool
-	evaluates            bool
+	evaluates, quiet     bool
 	why                  string
 	effects              Effect
 	show, name           string
@@ -219,6 +221,7 @@ func (p *judgement) query(st statement) {
 	if s.unknown == "" && p.cat == nil {
 		s.unknown = "the catalog"
 	}
+	p.quiet = s.structure == "" && s.unknown == "" && !s.keeps && p.effects == 0
 	switch {
 	case s.structure != "":
 		p.no(s.structure)

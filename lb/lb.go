@@ -8,6 +8,9 @@ type Verdict struct {
 	// Read: every server gives the same answer and nothing is changed.
 	// Everything else goes to the primary.
 	Read bool
+	// Quiet: nothing is changed, locked or kept, so that it may run twice. The answer may
+	// still depend on the server; then Read is false.
+	Quiet bool
 	// Unknown: the catalog or a function is not known yet, so that Read is false and
 	// Effects may lack some; the driver should have the catalog loaded in the background.
 	Unknown bool

@@ -14,6 +14,7 @@ type scan struct {
 	structure string // it writes or locks, by its keywords or by what it calls
 	doubt     string // the catalog or the fixed list says that its answer may differ
 	unknown   string // the catalog does not say
+	keeps     bool   // a doubt is about something that it may write, lock or keep
 	effects   Effect
 }
 
@@ -76,7 +77,7 @@ func (s *scan) name(st statement, i int) {
 	}
 	if !call {
 		if f := s.function(t.text); f.volatile && (f.argument || parenthesis) {
-			s.doubt = "function " + t.text
+			s.doubt, s.keeps = "function "+t.text, true
 		}
 		if parenthesis || st.at(i-1).self('.') {
 			s.does(routine{KindFunction, t.text})
@@ -85,6 +86,7 @@ func (s *scan) name(st statement, i int) {
 	}
 	if effects, ok := differs(t.text); ok {
 		s.doubt = "function " + t.text
+		s.keeps = s.keeps || !quiet[t.text]
 		if s.c.vouchedFor(t.text) {
 			effects &^= changes
 		}
@@ -112,7 +114,7 @@ func (s *scan) call(name string) {
 			s.unknown = "function " + name
 		}
 	case f.volatile:
-		s.doubt = "function " + name
+		s.doubt, s.keeps = "function "+name, true
 	}
 	s.does(routine{KindFunction, name})
 }
@@ -157,7 +159,7 @@ func (s *scan) relation(name string) {
 		}
 	}
 	if rel.primary != "" {
-		s.doubt = "relation " + name + ": " + rel.primary
+		s.doubt, s.keeps = "relation "+name+": "+rel.primary, true
 		return
 	}
 	for _, f := range rel.functions {
@@ -172,7 +174,7 @@ func (s *scan) relation(name string) {
 			continue
 		}
 		if s.c.writes[f] || known.volatile || differing {
-			s.doubt = "relation " + name + ": function " + f
+			s.doubt, s.keeps = "relation "+name+": function "+f, true
 			return
 		}
 	}

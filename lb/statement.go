@@ -53,6 +53,7 @@ func (p *judgement) statement(st statement) {
 	case "discard":
 		p.discard(st)
 	case "show":
+		p.quiet = true
 		if len(st) == 2 && st[1].kind == kindWord && shows[st[1].text] {
 			p.show = st[1].text
 		}

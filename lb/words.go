@@ -75,6 +75,13 @@ var differing = map[string]Effect{
 	"pg_backup_stop":                      EffectMayChangeState | EffectLeftover,
 }
 
+// quiet are those of them that only tell something.
+var quiet = map[string]bool{
+	"version": true, "current_setting": true, "pg_is_in_recovery": true, "pg_backend_pid": true,
+	"inet_server_addr": true, "inet_server_port": true, "inet_client_addr": true, "inet_client_port": true,
+	"clock_timestamp": true, "timeofday": true, "random": true, "gen_random_uuid": true,
+}
+
 // differingPrefixes are families of such functions.
 var differingPrefixes = []struct {
 	prefix  string

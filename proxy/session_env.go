@@ -83,6 +83,7 @@ func (e *sessionEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
 // notRead is the verdict on a statement that must not be taken for a read now.
 func notRead(v *lb.Verdict, why string) *lb.Verdict {
 	w := *v
+	w.Quiet = false
 	if w.Read {
 		w.Read, w.Why = false, why
 	}

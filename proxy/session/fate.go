@@ -173,7 +173,7 @@ func (c *Core) deedOf(m *message) deed {
 	switch {
 	case v == nil:
 		return deedAnything
-	case v.Statements == 0, c.readQuery(v) && !beginsReadOnly(v):
+	case v.Statements == 0, v.Statements == 1 && v.Quiet, c.readQuery(v) && !beginsReadOnly(v):
 		return deedNone
 	case v.Statements != 1, v.Effects&lb.EffectCall != 0:
 		return deedAnything
