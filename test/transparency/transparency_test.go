@@ -28,6 +28,7 @@ var bySession = map[string]string{
 	"prepare-and-protocol":          "pg_prepared_statements shows what the server has",
 	"prepare-execute":               "pg_prepared_statements shows what the server has",
 	"transaction-failed-extended":   "25P02 comes from another place of the server",
+	"state-sequences":               "currval is answered by the connection of the last statement that may have written",
 	"extended-plan-invalidated":     "a statement whose result has changed is prepared again",
 }
 
@@ -38,7 +39,6 @@ var undisturbed = map[string]string{
 	"read-only-nextval":            usesLast,
 	"session-random":               usesLast,
 	"simple-select-into-and-locks": usesLast,
-	"state-sequences":              usesLast,
 }
 
 const usesLast = "currval and lastval are 55000 once another session has used the connection"
