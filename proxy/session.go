@@ -156,6 +156,7 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 // greeting is what a client is told when its session begins (manual, "Start-up").
 func (s *clientSession) greeting(first start, secret []byte) []byte {
 	var b []byte
+	s.mu.core.Greeted(first.params)
 	for _, p := range first.params {
 		if c := s.client; c.renames && p.Name == "application_name" {
 			p.Value = c.appName

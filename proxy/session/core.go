@@ -133,6 +133,7 @@ type Core struct {
 	readOnly readOnly
 	sent     sent
 	again    again
+	told     told
 	failed   failed
 	listens  listens
 	judge    judge

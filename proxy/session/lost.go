@@ -366,6 +366,7 @@ func (c *Core) forgetTransaction(slot Slot) {
 
 // undoSettings drops the settings of a transaction that is gone, or will be run again.
 func (c *Core) undoSettings() {
+	c.takeBack()
 	c.settings.forget()
 	c.settings.failed = false
 	c.listens.settle(false)

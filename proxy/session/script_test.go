@@ -27,6 +27,7 @@ import (
 //	give-up             StopWaiting
 //	yield on|off        the primary is about to become a standby, or is not any more
 //	end                 the session is ended by an operator
+//	greeted             the client was told that TimeZone is UTC and DateStyle ISO
 //	share               the session is in transaction mode
 //
 // Each prints what came out since: bytes by peer, then what the core waits for.
@@ -106,6 +107,8 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 	case "yield":
 		p.yielding = d.HasArg("on")
 		p.core.Yield(p.yielding)
+	case "greeted":
+		p.core.Greeted([]pgwire.Parameter{{Name: "TimeZone", Value: "UTC"}, {Name: "DateStyle", Value: "ISO"}})
 	case "share": // transaction mode
 		p.core.Share(NewStatements(), 10)
 	case "end":

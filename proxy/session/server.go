@@ -581,6 +581,7 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		if c.busy() == None && !c.batch.open { // else what was looked at has portals, too
 			c.names.forgetPortals()
 		}
+		c.told.before = nil
 		c.listens.settle(!c.settings.failed)
 		c.settle(slot)
 	}
@@ -700,5 +701,9 @@ func (c *Core) parameterStatus(slot Slot, body []byte, mine bool) bool {
 	if !mine && c.reportName(slot, body) {
 		return false
 	}
-	return !mine && (slot == Primary || !c.server[Primary].ready)
+	forward := !mine && (slot == Primary || !c.server[Primary].ready)
+	if name, value, ok := pgwire.ReadParameterStatus(body); ok && forward {
+		c.told.tell(string(name), string(value))
+	}
+	return forward
 }

@@ -1,0 +1,63 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// told are the settings that the client was told of by ParameterStatus. A transaction
+// that is lost with its server takes its settings along, and no server says so: the
+// core does. By these values texts are read, too (Env.Parameter).
+type told struct {
+	params []pgwire.Parameter
+	shared bool // params are the greeting's, which other sessions have, too
+	// before are the values before the open transaction of those that it has changed.
+	before []pgwire.Parameter
+}
+
+// Greeted tells what the client was told when its session began.
+func (c *Core) Greeted(params []pgwire.Parameter) {
+	c.told = told{params: params, shared: true}
+}
+
+// tell notes a ParameterStatus that is forwarded.
+func (t *told) tell(name, value string) {
+	p := t.of(name)
+	if p == nil || p.Value == value {
+		return
+	}
+	if t.shared {
+		t.params, t.shared = slices.Clone(t.params), false
+		p = t.of(name)
+	}
+	if !slices.ContainsFunc(t.before, func(b pgwire.Parameter) bool { return b.Name == name }) {
+		t.before = append(t.before, *p)
+	}
+	p.Value = value
+}
+
+// takeBack tells the client the values of before.
+func (c *Core) takeBack() {
+	t := &c.told
+	for _, p := range t.before {
+		now := t.of(p.Name)
+		if now.Value == p.Value {
+			continue
+		}
+		now.Value = p.Value
+		c.env.Parameter(Primary, []byte(p.Name), []byte(p.Value))
+		c.toClient(None, pgwire.AppendParameterStatus(nil, p.Name, p.Value))
+	}
+	t.before = nil
+}
+
+// of returns the setting of that name, nil when the greeting had none.
+func (t *told) of(name string) *pgwire.Parameter {
+	for i := range t.params {
+		if t.params[i].Name == name {
+			return &t.params[i]
+		}
+	}
+	return nil
+}
