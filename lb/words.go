@@ -69,6 +69,10 @@ var differing = map[string]Effect{
 	"pg_advisory_unlock": EffectUnpin, "pg_advisory_unlock_shared": EffectUnpin, "pg_advisory_unlock_all": EffectUnpin,
 	"pg_replication_origin_session_setup": EffectMayChangeState | EffectLeftover,
 	"pg_replication_origin_session_reset": EffectMayChangeState | EffectLeftover,
+	"pg_create_physical_replication_slot": EffectMayChangeState | EffectLeftover, // they may be temporary
+	"pg_create_logical_replication_slot":  EffectMayChangeState | EffectLeftover,
+	"pg_copy_physical_replication_slot":   EffectMayChangeState | EffectLeftover,
+	"pg_copy_logical_replication_slot":    EffectMayChangeState | EffectLeftover,
 	"pg_start_backup":                     EffectMayChangeState | EffectLeftover,
 	"pg_stop_backup":                      EffectMayChangeState | EffectLeftover,
 	"pg_backup_start":                     EffectMayChangeState | EffectLeftover,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,11 +157,13 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 // greeting is what a client is told when its session begins (manual, "Start-up").
 func (s *clientSession) greeting(first start, secret []byte) []byte {
 	var b []byte
-	s.mu.core.Greeted(first.params)
-	for _, p := range first.params {
-		if c := s.client; c.renames && p.Name == "application_name" {
-			p.Value = c.appName
-		}
+	params := first.params
+	if name, i := s.client.appName, slices.IndexFunc(params, isApplicationName); s.client.renames && i >= 0 && params[i].Value != name {
+		params = slices.Clone(params)
+		params[i].Value = name
+	}
+	s.mu.core.Greeted(params)
+	for _, p := range params {
 		b = pgwire.AppendParameterStatus(b, p.Name, p.Value)
 		s.env.Parameter(session.Primary, []byte(p.Name), []byte(p.Value))
 	}
@@ -168,6 +171,8 @@ func (s *clientSession) greeting(first start, secret []byte) []byte {
 	b = append(b, first.notices...)
 	return pgwire.AppendReadyForQuery(b, pgwire.TxIdle)
 }
+
+func isApplicationName(p pgwire.Parameter) bool { return p.Name == "application_name" }
 
 // ownPID is the process id that a client is told whose session has no server of its own:
 // none that Linux gives to a process (they end at 1<<22), so that nobody who signals it
