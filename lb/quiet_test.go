@@ -9,9 +9,9 @@ func TestQuiet(t *testing.T) {
 		{Name: "count"}, {Name: "lower"}, {Name: "f", Volatile: true}, {Name: "nextval", Volatile: true, Argument: true},
 	}, nil)
 	for sql, want := range map[string]bool{
-		"SHOW TimeZone":                                                true,
-		"SHOW ALL":                                                     true,
-		"SELECT relname FROM pg_class":                                 true,
+		"SHOW TimeZone":                true,
+		"SHOW ALL":                     true,
+		"SELECT relname FROM pg_class": true,
 		"SELECT count(*) FROM pg_catalog.pg_type":                      true,
 		"SELECT current_setting('TimeZone')":                           true,
 		"SELECT pg_backend_pid()":                                      true,
