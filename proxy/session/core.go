@@ -228,6 +228,9 @@ func (c *Core) Attach(slot Slot, a Attachment) {
 	case c.settings.name != "":
 		s.settings = setName(a.Name)
 	}
+	if c.follows(s.loan) {
+		s.foreign = false
+	}
 	c.batch.verified = false
 	if c.attaching == slot {
 		c.attaching, c.want, c.exactly = None, "", false
@@ -340,8 +343,11 @@ func (s *server) quiet() bool {
 func (c *Core) giveBack(slot Slot) {
 	s := &c.server[slot]
 	d := Detachment{Slot: slot, Leftovers: c.Leftovers(slot)}
-	if s.written || s.loan.id == c.written.id && s.loan.uses == c.written.uses+1 { // nobody else in between
-		c.written = s.loan
+	if s.written || c.follows(s.loan) {
+		c.written = exact{}
+		if !s.foreign {
+			c.written = s.loan
+		}
 	}
 	bound := slot == Primary && c.pins&pinBound != 0
 	if c.pooled() && !bound && s.private == 0 && s.tx == pgwire.TxIdle && !s.leftover {

@@ -16,6 +16,7 @@ type Carried struct {
 	uses     uint64
 	settings string   // key of those that it has
 	custom   []string // custom settings that it knows
+	written  bool     // currval and lastval may have values
 }
 
 // Share makes the session one that keeps a server connection for a transaction only:
@@ -139,6 +140,11 @@ var pinWords = map[pin]string{pinTemporary: "temporary", pinListen: "listen", pi
 
 // exact is one use of a server connection.
 type exact struct{ id, uses uint64 }
+
+// follows reports that nobody else has used the connection of the session's last write.
+func (c *Core) follows(loan exact) bool {
+	return c.written.id != 0 && loan == exact{c.written.id, c.written.uses + 1}
+}
 
 // Exact returns which connection to the primary the core wants, for the values of
 // sequences (currval, lastval) that the session's last write has left there: the one of

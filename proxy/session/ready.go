@@ -31,6 +31,7 @@ func (c *Core) makeReady(slot Slot) bool {
 	if s.renaming() {
 		return false // only then it is known which statements its names stand for
 	}
+	c.ownSequences(slot)
 	all := c.lacking(slot)
 	switch {
 	case len(all) > 0 && s.live > 0:
@@ -50,6 +51,20 @@ func (c *Core) makeReady(slot Slot) bool {
 		}
 	}
 	return true
+}
+
+// ownSequences sees to it that currval and lastval give the session's own values, or none.
+func (c *Core) ownSequences(slot Slot) {
+	s := &c.server[slot]
+	if c.batch.lastValue {
+		c.statements.sequences.Store(true)
+	}
+	if slot != Primary || !s.foreign || s.tx == pgwire.TxFailed || !c.batch.lastValue && !(c.batch.write && c.statements.sequences.Load()) {
+		return
+	}
+	s.foreign = false
+	c.inject(slot, pgwire.AppendQuery(nil, "DISCARD SEQUENCES"), expect{kind: pgwire.Query})
+	s.unnamed = 0
 }
 
 // lacking returns what the held messages need that the server has not.

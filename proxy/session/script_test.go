@@ -18,7 +18,8 @@ import (
 //
 //	client              messages of the client, one a line (clientMessage)
 //	primary, standby    messages of that server (serverMessage)
-//	attach SLOT [used]  gives the connection that the core waits for
+//	attach SLOT [used]  gives the connection that the core waits for; written: others have
+//	                    written there; own: the one of the last write
 //	refuse SLOT         it cannot be had
 //	lost SLOT           the connection has ended
 //	judged [administrator]  what a 57P01 of the primary meant
@@ -89,7 +90,13 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 			backend = "h1"
 		}
 		p.ids++
-		p.core.Attach(s, Attachment{Backend: backend, ID: p.ids, Fresh: !d.HasArg("used")})
+		a := Attachment{Backend: backend, ID: p.ids, Fresh: !d.HasArg("used")}
+		if id, uses, ok := p.core.Exact(); ok && d.HasArg("own") {
+			a.ID, a.Uses, a.Carried = id, uses+1, &Carried{written: true}
+		} else if d.HasArg("written") {
+			a.Carried = &Carried{written: true}
+		}
+		p.core.Attach(s, a)
 		p.take(nil)
 	case "refuse":
 		p.core.AttachFailed(slot[d.CmdArgs[0].Key], ownError("57P03", "no server"))
@@ -167,6 +174,9 @@ func (p *play) report() string {
 			}
 		}
 		p.got[i].Reset()
+	}
+	if _, _, ok := p.core.Exact(); ok {
+		b.WriteString("the one of its last write: ")
 	}
 	if slot, backend := p.core.Wanted(); slot != None {
 		fmt.Fprintf(&b, "wants %s %s\n", slot, backend)

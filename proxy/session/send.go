@@ -41,7 +41,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	switch {
 	case !c.server[slot].ready:
 		c.attaching = slot
-		c.exactly = slot == Primary && c.pooled() && c.batch.lastValue
+		c.exactly = slot == Primary && c.pooled() && c.batch.lastValue && c.written.id != 0
 		return false
 	case c.server[slot].fatal: // its end follows
 		return false

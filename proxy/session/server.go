@@ -33,6 +33,8 @@ type server struct {
 	unnamed uint64 // version of the unnamed one, 0: none
 	behind  bool   // of the primary: it lacks statements that the session had before
 
+	// foreign: currval and lastval may give values of another session.
+	foreign  bool
 	settings string   // key of the settings that it has
 	custom   []string // custom settings that it knows
 
@@ -95,11 +97,12 @@ const unknownRun = 1 << 63
 // carry takes over what earlier sessions have left.
 func (s *server) carry(k *Carried) {
 	s.names, s.uses, s.settings, s.custom = k.names, k.uses, k.settings, k.custom
+	s.foreign = k.written
 }
 
 // carried returns it for the next session.
 func (s *server) carried() *Carried {
-	return &Carried{names: s.names, uses: s.uses, settings: s.settings, custom: s.custom}
+	return &Carried{names: s.names, uses: s.uses, settings: s.settings, custom: s.custom, written: s.foreign || s.written}
 }
 
 // renaming reports that something is in flight that makes or drops named statements: an

@@ -272,6 +272,7 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 		c.foreseeBehind(slot)
 		c.names.clear()
 		s.deallocated("")
+		s.foreign = false
 		c.settings.renew = c.settings.name != ""
 		c.setLater(setting{kind: lb.EffectDiscardAll})
 	case v.Effects&lb.EffectResetAll != 0:

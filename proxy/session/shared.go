@@ -17,6 +17,9 @@ import (
 // is safe for concurrent use.
 type Statements struct {
 	last atomic.Uint64 // version given out last
+	// sequences: somebody asks for currval or lastval. From then on the values of one
+	// session are discarded before the next one writes (Core.ownSequences).
+	sequences atomic.Bool
 
 	mu struct {
 		sync.Mutex

@@ -62,7 +62,7 @@ func testMaxConnections(t *testing.T, c *pgtest.Cluster) {
 	})}
 	all := []*wire{r.wire(t), r.wire(t)}
 	for range 3 {
-		r.refused(t, "53300", `pgproxy: no server connection to "h1" for database "app", user "app" within 100ms`)
+		r.refused(t, "53300", `pgproxy: no server connection to "h1" for database "app", user "app" within 100ms: backends.max_connections 2`)
 	}
 	// What is free again goes to the next one; an idle connection of another key makes
 	// room.
