@@ -300,7 +300,7 @@ func TestBackendRefusesTLS(t *testing.T) {
 func TestBytesAfterTheServersAnswer(t *testing.T) {
 	for answer, text := range map[string]string{
 		"S" + string(greeting()): "unencrypted data",
-		"N" + string(greeting()): "unencrypted data",
+		"N" + string(greeting()): "does not let anybody log in",
 		"E":                      "unexpected answer",
 	} {
 		f := newFakeServer(t, func(conn net.Conn) {
