@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the tree for the given time each, one after the other.
-# usage: scripts/fuzz.sh 5s
+# Runs every fuzz target of the tree for the given time or number of inputs each, one after
+# the other. A time may end a target while go test makes an input smaller, which it then
+# reports as a failure; a number does not.
+# usage: scripts/fuzz.sh 10m | scripts/fuzz.sh 10000x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-fuzztime=${1:?usage: scripts/fuzz.sh DURATION}
+fuzztime=${1:?usage: scripts/fuzz.sh DURATION|COUNTx}
 
 count=0
 while read -r dir; do

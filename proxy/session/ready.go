@@ -59,7 +59,9 @@ func (c *Core) ownSequences(slot Slot) {
 	if c.batch.lastValue {
 		c.statements.sequences.Store(true)
 	}
-	if slot != Primary || !s.foreign || s.tx == pgwire.TxFailed || !c.batch.lastValue && !(c.batch.write && c.statements.sequences.Load()) {
+	// Inside of a transaction it could come before what must be its first statement.
+	before := s.tx == pgwire.TxIdle && s.live == 0 && (c.batch.write || c.batch.begin) && c.statements.sequences.Load()
+	if slot != Primary || !s.foreign || s.tx == pgwire.TxFailed || !c.batch.lastValue && !before {
 		return
 	}
 	s.foreign = false

@@ -28,7 +28,7 @@ type situation struct {
 
 var situations = []situation{
 	{name: "idle", enter: func(*wire) {}, code: ""},
-	{name: "in a result", code: "08007", enter: func(w *wire) {
+	{name: "in a result", code: "40001", enter: func(w *wire) {
 		w.query("/* pgproxy: primary */ " + endless)
 		for range 100 {
 			w.expect(pgwire.DataRow)
