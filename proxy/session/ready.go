@@ -61,7 +61,7 @@ func (c *Core) ownSequences(slot Slot) {
 	}
 	// Inside of a transaction it could come before what must be its first statement.
 	before := s.tx == pgwire.TxIdle && s.live == 0 && (c.batch.write || c.batch.begin) && c.statements.sequences.Load()
-	if slot != Primary || !s.foreign || s.tx == pgwire.TxFailed || !c.batch.lastValue && !before {
+	if slot != Primary || !s.foreign || s.tx == pgwire.TxFailed || !(c.batch.lastValue && !s.written) && !before {
 		return
 	}
 	s.foreign = false

@@ -56,6 +56,10 @@ func newDisturber(t *testing.T, p *proxytest.Proxy, seed uint64) *disturber {
 		t.Cleanup(func() { _ = conn.Close(context.Background()) })
 		*c = conn
 	}
+	// Before anybody has asked for it nobody's values are kept apart (docs/pooling.md).
+	if _, err := d.plain.Exec(t.Context(), "SELECT lastval()").ReadAll(); err == nil {
+		t.Error("a session that has used no sequence has a last value")
+	}
 	return d
 }
 
