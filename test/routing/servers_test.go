@@ -27,14 +27,12 @@ func TestMaxLag(t *testing.T) {
 	}
 	f.pause(t, "h2")
 	must(t, f.Primary().Exec(t.Context(), pgtest.AppDatabase, "INSERT INTO t VALUES (1)"))
-	await(t, "that h2 is left", func(context.Context) bool { return f.newSessions(t, p)["h2"] == 0 })
+	// h3, too, is behind for the moment that it takes to replay.
+	await(t, "that h2 is left, and h3 is not", func(context.Context) bool { return f.newSessions(t, p)["h3"] == 8 })
 	for _, conn := range old {
 		if got := f.spread(t, conn, 10); got["h3"] != 10 {
 			t.Errorf("reads of an old session: got %v, want all on h3", got)
 		}
-	}
-	if got := f.newSessions(t, p); got["h3"] != 8 {
-		t.Errorf("reads of new sessions: got %v, want all on h3", got)
 	}
 	f.pause(t, "h3")
 	must(t, f.Primary().Exec(t.Context(), pgtest.AppDatabase, "INSERT INTO t VALUES (2)"))
