@@ -251,7 +251,7 @@ func TestCancelWithGuessedKeys(t *testing.T) {
 			t.Errorf("%d guesses at once are looked for, want %d", guessed, guessBurst)
 		}
 		wantOutcomes(t, r, map[string]int{cancelUnknown: guessBurst, cancelRefused: 1000 - guessBurst})
-		time.Sleep(3 * time.Second)
+		advance(3 * time.Second)
 		flood(1000)
 		if want := guessBurst + 3*guessRate; guessed != want {
 			t.Errorf("%d guesses in three seconds are looked for, want %d", guessed, want)
@@ -280,7 +280,7 @@ func TestGuessesAreBounded(t *testing.T) {
 		if allowed != maxGuessers+guessBurst || len(g.mu.byNetwork) != maxGuessers {
 			t.Errorf("%d allowed, %d remembered, want %d and %d", allowed, len(g.mu.byNetwork), maxGuessers+guessBurst, maxGuessers)
 		}
-		time.Sleep(sweepGuessers)
+		advance(sweepGuessers)
 		if !g.take(from(-1)) || len(g.mu.byNetwork) != 1 {
 			t.Errorf("%d are remembered that have nothing to be remembered", len(g.mu.byNetwork)-1)
 		}

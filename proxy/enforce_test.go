@@ -72,7 +72,7 @@ func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c clock
 		at := func() int64 { return monotonic() }
-		tick := func() int64 { time.Sleep(time.Second); return at() }
+		tick := func() int64 { advance(time.Second); return at() }
 		want := func(since, transaction int64) {
 			t.Helper()
 			if c.since.Load() != since || c.transaction.Load() != transaction {
@@ -228,23 +228,23 @@ func TestLimitsChange(t *testing.T) {
 			defer s.mu.Unlock()
 			return s.mu.over
 		}
-		time.Sleep(time.Hour)
+		advance(time.Hour)
 		if over() {
 			t.Fatal("ended without a limit")
 		}
 		sh.setLimits([]LimitConfig{{Idle: 3 * time.Hour}})
-		time.Sleep(time.Hour)
+		advance(time.Hour)
 		sh.setLimits(nil)
-		time.Sleep(2 * time.Hour)
+		advance(2 * time.Hour)
 		if over() {
 			t.Fatal("ended by a limit that is not in force any more")
 		}
 		sh.setLimits([]LimitConfig{{User: "another", Idle: time.Second}, {Idle: 5 * time.Hour}})
-		time.Sleep(time.Hour - time.Second)
+		advance(time.Hour - time.Second)
 		if over() {
 			t.Fatal("ended by a limit of somebody else")
 		}
-		time.Sleep(2 * time.Second)
+		advance(2 * time.Second)
 		if !over() {
 			t.Error("not ended after 5 hours")
 		}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -344,4 +345,12 @@ func contains(t *testing.T, err error, text string) {
 	if err == nil || !strings.Contains(err.Error(), text) {
 		t.Fatalf("error %v, want one with %q", err, text)
 	}
+}
+
+// advance moves the clock of the synctest bubble that its caller is in, and returns when
+// all that was due has been done. Outside of a bubble it panics before it would wait.
+func advance(d time.Duration) {
+	synctest.Wait()
+	<-time.After(d)
+	synctest.Wait()
 }

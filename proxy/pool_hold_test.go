@@ -113,7 +113,7 @@ func TestHoldIsBounded(t *testing.T) {
 	}, func(pp *pipePools) {
 		pp.stage.begin(1, cluster.Failover, cluster.PhasePromote)
 		a := pp.wantPrimary("a")
-		time.Sleep(3 * time.Second)
+		advance(3 * time.Second)
 		b := pp.wantPrimary("b")
 		c := pp.wantPrimary("c")
 		if r, ok := errors.AsType[*Refusal](c.err); !ok || r.Code != "57P03" ||
@@ -124,8 +124,7 @@ func TestHoldIsBounded(t *testing.T) {
 			if w.done.Load() {
 				t.Errorf("early: %v", w.err)
 			}
-			time.Sleep(7*time.Second - time.Duration(4*i)*time.Second)
-			synctest.Wait()
+			advance(7*time.Second - time.Duration(4*i)*time.Second)
 			if r, ok := errors.AsType[*Refusal](w.err); !ok || r.Code != "57P03" || r.Message != "pgproxy: no primary within 10s" {
 				t.Errorf("%s: %v", w.user, w.err)
 			}
@@ -144,19 +143,17 @@ func TestHeldThenWaitForAConnection(t *testing.T) {
 	}, func(pp *pipePools) {
 		pp.stage.begin(1, cluster.Failover, cluster.PhasePromote)
 		a, b := pp.wantPrimary("u"), pp.wantPrimary("u")
-		time.Sleep(9 * time.Second)
+		advance(9 * time.Second)
 		pp.stage.adopt("h2", 2)
 		synctest.Wait()
 		if !a.done.Load() || b.done.Load() {
 			t.Fatal("the order was not kept")
 		}
-		time.Sleep(4*time.Second - 1)
-		synctest.Wait()
+		advance(4*time.Second - 1)
 		if b.done.Load() {
 			t.Fatalf("early: %v", b.err)
 		}
-		time.Sleep(time.Nanosecond)
-		synctest.Wait()
+		advance(time.Nanosecond)
 		if r, ok := errors.AsType[*Refusal](b.err); !ok || r.Code != "53300" {
 			t.Errorf("error %v", b.err)
 		}
@@ -180,7 +177,7 @@ func TestOutageOfThePrimary(t *testing.T) {
 				if got := pp.loginsBegun(); got != "a" {
 					t.Errorf("logins of %s, want only the first one's", got)
 				}
-				time.Sleep(retryPrimary*3 + retryPrimary/2)
+				advance(retryPrimary*3 + retryPrimary/2)
 				if got := pp.loginsBegun(); got != "aaaa" {
 					t.Errorf("logins of %s, want one each %v", got, retryPrimary)
 				}
@@ -212,8 +209,7 @@ func TestOutageEndsTheWaitLikeNoPrimary(t *testing.T) {
 	}, func(pp *pipePools) {
 		pp.set(func() { pp.mu.fail = &ServerError{Code: "57P03"} })
 		a, b := pp.wantPrimary("a"), pp.wantPrimary("b")
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
+		advance(10 * time.Second)
 		for _, w := range []*want{a, b} {
 			if r, ok := errors.AsType[*Refusal](w.err); !ok || r.Message != "pgproxy: no primary within 10s" {
 				t.Errorf("%s: %v", w.user, w.err)

@@ -187,13 +187,11 @@ func TestPoolNamesTheBound(t *testing.T) {
 					all = append(all, pp.wantOn(0, testClient("u")))
 				}
 				last := all[2]
-				time.Sleep(10*time.Second - 1)
-				synctest.Wait()
+				advance(10*time.Second - 1)
 				if last.done.Load() {
 					t.Fatalf("early: %v", last.err)
 				}
-				time.Sleep(time.Nanosecond)
-				synctest.Wait()
+				advance(time.Nanosecond)
 				text := `pgproxy: no server connection to "h1" for database "u", user "u" within 10s: ` + tc.bound
 				if r, ok := errors.AsType[*Refusal](last.err); !ok || r.Code != "53300" || r.Message != text {
 					t.Errorf("error %v, want %s", last.err, text)
@@ -344,13 +342,11 @@ func TestPoolLifetime(t *testing.T) {
 		go pp.run(ctx)
 		lent, idle := pp.wantOn(0, testClient("u")), pp.wantOn(0, testClient("u"))
 		pp.release(idle.sc, true)
-		time.Sleep(53 * time.Minute)
-		synctest.Wait()
+		advance(53 * time.Minute)
 		if n := pp.count()["h1"]; n != [4]int{1, 1, 0, 0} {
 			t.Errorf("%v before nine tenths of the lifetime", n)
 		}
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
+		advance(10 * time.Minute)
 		if n := pp.count()["h1"]; n != [4]int{0, 1, 0, 0} {
 			t.Errorf("%v: the idle one is older than its lifetime", n)
 		}
@@ -380,7 +376,7 @@ func TestPoolGreeting(t *testing.T) {
 		if again := greet("u"); &again[0] != &first[0] || pp.mu.logins != 1 {
 			t.Error("a server was asked again")
 		}
-		time.Sleep(11 * time.Second)
+		advance(11 * time.Second)
 		if again := greet("u"); &again[0] != &first[0] || pp.mu.logins != 2 {
 			t.Errorf("%d logins, want a second one for the old answer", pp.mu.logins)
 		}
@@ -420,8 +416,7 @@ func TestPoolMin(t *testing.T) {
 			t.Errorf("%v on the new primary, before anybody came", n)
 		}
 		w.sc.Close()
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		advance(time.Hour)
 		if n := pp.count()["h2"]; n != [4]int{} {
 			t.Errorf("%v although nobody has come for an hour", n)
 		}
