@@ -95,6 +95,13 @@ func appDSN(s *Server, more string) string {
 // there are.
 func awaitIdle(t *testing.T, s *Server) int {
 	t.Helper()
+	return awaitUsed(t, s, 0)
+}
+
+// awaitUsed waits until all connections of the pools but so many are idle, and returns how
+// many are: sessions give theirs back in the background.
+func awaitUsed(t *testing.T, s *Server, used int) int {
+	t.Helper()
 	for {
 		s.pools.mu.Lock()
 		open, idle := 0, 0
@@ -105,10 +112,10 @@ func awaitIdle(t *testing.T, s *Server) int {
 			}
 		}
 		s.pools.mu.Unlock()
-		if open == idle {
+		if open == idle+used {
 			return idle
 		}
-		<-time.After(time.Millisecond) // the sessions end when they have seen that their clients did
+		<-time.After(time.Millisecond)
 	}
 }
 

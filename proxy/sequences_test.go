@@ -21,9 +21,11 @@ func TestLastValueIsOnesOwn(t *testing.T) {
 	for range 2 { // the first question for lastval tells pgproxy that somebody asks
 		exec(a, "BEGIN")
 		exec(b, "SELECT nextval('s')") // on the other connection
+		awaitUsed(t, l.Server, 1)
 		exec(a, "SELECT nextval('s')")
 		exec(a, "COMMIT")
-		exec(b, "BEGIN") // takes the connection that was used last
+		awaitIdle(t, l.Server)
+		exec(b, "BEGIN") // takes the connection that was given back last
 		exec(a, "INSERT INTO counted VALUES (1)")
 		exec(b, "COMMIT")
 		_, err := a.PgConn().Exec(t.Context(), "SELECT lastval()").ReadAll()
