@@ -90,10 +90,10 @@ func (d *catalogOf) await(ctx context.Context) {
 // get returns the catalog that was read last, nil when there is none; valid: no
 // DDL is known to have come since. It asks for a new reading when the last one is
 // old.
-func (d *catalogOf) get() (cat *lb.Catalog, valid bool) {
+func (d *catalogOf) get(now int64) (cat *lb.Catalog, valid bool) {
 	cat = d.current.Load()
 	valid = d.read.Load() == d.changes.Load()
-	if !valid || monotonic()-d.tried.Load() > d.all.refresh.Load() {
+	if !valid || now-d.tried.Load() > d.all.refresh.Load() {
 		d.want()
 	}
 	return cat, valid

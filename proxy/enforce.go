@@ -32,15 +32,15 @@ type clock struct {
 }
 
 // note is called when the state of the session may have changed.
-func (c *clock) note(was, is sessionState, inTransaction bool) {
+func (c *clock) note(now int64, was, is sessionState, inTransaction bool) {
 	if is != was || c.answered || c.told && is != stateActive {
-		c.since.Store(monotonic())
+		c.since.Store(now)
 	}
 	switch began := c.transaction.Load(); {
 	case !inTransaction && began != 0:
 		c.transaction.Store(0)
 	case inTransaction && (began == 0 || c.committed): // also for AND CHAIN
-		c.transaction.Store(monotonic())
+		c.transaction.Store(now)
 	}
 	c.answered, c.committed, c.told = false, false, false
 }

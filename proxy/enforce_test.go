@@ -69,52 +69,50 @@ func TestJudge(t *testing.T) {
 }
 
 func TestClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c clock
-		at := func() int64 { return monotonic() }
-		tick := func() int64 { advance(time.Second); return at() }
-		want := func(since, transaction int64) {
-			t.Helper()
-			if c.since.Load() != since || c.transaction.Load() != transaction {
-				t.Errorf("since %d, transaction %d, want %d, %d", c.since.Load(), c.transaction.Load(), since, transaction)
-			}
+	var c clock
+	now := int64(time.Hour)
+	tick := func() int64 { now += int64(time.Second); return now }
+	want := func(since, transaction int64) {
+		t.Helper()
+		if c.since.Load() != since || c.transaction.Load() != transaction {
+			t.Errorf("since %d, transaction %d, want %d, %d", c.since.Load(), c.transaction.Load(), since, transaction)
 		}
-		first := at()
-		c.note(stateHeld, stateIdle, false)
-		want(first, 0)
-		tick()
-		c.note(stateIdle, stateIdle, false) // something came that is no whole message
-		want(first, 0)
-		own := tick()
-		c.told = true
-		c.note(stateIdle, stateIdle, false)
-		want(own, 0)
-		asked := tick()
-		c.note(stateIdle, stateActive, false)
-		want(asked, 0)
-		tick()
-		c.told = true
-		c.note(stateActive, stateActive, false) // more of an answer
-		want(asked, 0)
-		began := tick()
-		c.answered = true
-		c.note(stateActive, stateInTransaction, true)
-		want(began, began)
-		next := tick()
-		c.note(stateInTransaction, stateActive, true)
-		want(next, began)
-		last := tick()
-		c.answered = true
-		c.note(stateActive, stateActive, true) // the next statement of a pipeline is being answered
-		want(last, began)
-		chained := tick()
-		c.answered, c.committed = true, true
-		c.note(stateActive, stateInTransaction, true)
-		want(chained, chained)
-		ended := tick()
-		c.note(stateInTransaction, stateIdle, false)
-		want(ended, 0)
-	})
+	}
+	first := now
+	c.note(now, stateHeld, stateIdle, false)
+	want(first, 0)
+	tick()
+	c.note(now, stateIdle, stateIdle, false) // something came that is no whole message
+	want(first, 0)
+	own := tick()
+	c.told = true
+	c.note(now, stateIdle, stateIdle, false)
+	want(own, 0)
+	asked := tick()
+	c.note(now, stateIdle, stateActive, false)
+	want(asked, 0)
+	tick()
+	c.told = true
+	c.note(now, stateActive, stateActive, false) // more of an answer
+	want(asked, 0)
+	began := tick()
+	c.answered = true
+	c.note(now, stateActive, stateInTransaction, true)
+	want(began, began)
+	next := tick()
+	c.note(now, stateInTransaction, stateActive, true)
+	want(next, began)
+	last := tick()
+	c.answered = true
+	c.note(now, stateActive, stateActive, true) // the next statement of a pipeline is being answered
+	want(last, began)
+	chained := tick()
+	c.answered, c.committed = true, true
+	c.note(now, stateActive, stateInTransaction, true)
+	want(chained, chained)
+	ended := tick()
+	c.note(now, stateInTransaction, stateIdle, false)
+	want(ended, 0)
 }
 
 // TestEnforce has sessions do one thing for long.

@@ -10,10 +10,11 @@ import (
 )
 
 // sessionEnv answers what a session's core asks of its surroundings. It is used
-// under the session's lock.
+// under the session's lock. Times are monotonic's.
 type sessionEnv struct {
 	shared *sessions
 	own    *clientSession
+	now    int64 // of the turn under way; 0: not read yet
 
 	settings lb.LexSettings
 	scratch  lb.Scratch
@@ -24,11 +25,11 @@ type sessionEnv struct {
 	redirects *lb.Redirects // that forced was taken from
 	settled   bool          // a choice was made:
 	home      string        // the server of the session's reads, "" the primary,
-	since     time.Time     // at that time
+	since     int64         // at that time
 	shunned   string        // a standby to which no connection could be made,
-	until     time.Time     // and until when it is not tried again
+	until     int64         // and until when it is not tried again
 
-	asked time.Time // when the batch under way was sent
+	asked int64 // when the batch under way was sent
 }
 
 // shunTime is for how long a session does not try a standby again that refused it.
@@ -48,6 +49,18 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 	return e
 }
 
+// tick gives the time of the core's calls that follow. A driver that has the time of its
+// turn gives it before them. 0 ends a turn: who needs the time next reads the clock, once.
+func (e *sessionEnv) tick(now int64) { e.now = now }
+
+// time returns the time of the turn.
+func (e *sessionEnv) time() int64 {
+	if e.now == 0 {
+		e.now = monotonic()
+	}
+	return e.now
+}
+
 // redirect keeps forced in step with the configuration.
 func (e *sessionEnv) redirect() {
 	if now := e.shared.redirects.Load(); now != e.redirects {
@@ -59,7 +72,7 @@ func (e *sessionEnv) redirect() {
 // Classify returns the verdict on a text for the session's database.
 func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 	sh := e.shared
-	cat, valid := e.catalog.get()
+	cat, valid := e.catalog.get(e.time())
 	classifier := sh.classifier.Load()
 	v := classifier.Classify(cat, e.settings, sql, &e.scratch)
 	switch {
@@ -69,7 +82,7 @@ func (e *sessionEnv) Classify(sql []byte) *lb.Verdict {
 		w := notRead(v, "the catalog is being read again")
 		w.Unknown = true
 		return w
-	case v.Read && classifier.Marked(e.own.client.database, &e.scratch, monotonic()):
+	case v.Read && classifier.Marked(e.own.client.database, &e.scratch, e.time()):
 		return notRead(v, "a standby has refused it")
 	}
 	return v
@@ -178,7 +191,7 @@ func (e *sessionEnv) ifUsable(r *routing, name string) string {
 
 // usable reports that a standby may get reads of this session now.
 func (e *sessionEnv) usable(r *routing, name string) bool {
-	if name == e.shunned && time.Now().Before(e.until) {
+	if name == e.shunned && e.time() < e.until {
 		return false
 	}
 	for i := range r.standbys {
@@ -203,18 +216,18 @@ func (e *sessionEnv) atHome(cfg *lb.Config) bool {
 	case cfg.Consistency == lb.ConsistencyEventual:
 		return false
 	}
-	return time.Since(e.since) < homeTime
+	return e.time()-e.since < int64(homeTime)
 }
 
 // settle makes a server the session's home; "" is the primary.
 func (e *sessionEnv) settle(name string) string {
-	e.settled, e.home, e.since = true, name, time.Now()
+	e.settled, e.home, e.since = true, name, e.time()
 	return name
 }
 
 // avoid keeps the session from trying a standby again at once.
 func (e *sessionEnv) avoid(backend string) {
-	e.shunned, e.until = backend, time.Now().Add(shunTime)
+	e.shunned, e.until = backend, e.time()+int64(shunTime)
 }
 
 // Show returns the SELECT that stands for one of pgpool's SHOW commands.
@@ -249,7 +262,7 @@ func (e *sessionEnv) ListensAgain() bool { return e.shared.cfg.Load().Listen.OnF
 
 // Distrust sends statements of that shape to the primary for a while.
 func (e *sessionEnv) Distrust(sql []byte) {
-	now := monotonic()
+	now := e.time()
 	e.shared.classifier.Load().MarkPrimary(e.own.client.database, e.settings, sql, now, now+int64(distrustTime))
 }
 
@@ -283,11 +296,11 @@ func (e *sessionEnv) Failed(slot session.Slot, fatal bool) {
 }
 
 // Routed notes when a batch was sent.
-func (e *sessionEnv) Routed(session.Slot) { e.asked = time.Now() }
+func (e *sessionEnv) Routed(session.Slot) { e.asked = e.time() }
 
 // Answered measures how long it took.
 func (e *sessionEnv) Answered(slot session.Slot) {
-	e.shared.metrics.answered(slot, time.Since(e.asked))
+	e.shared.metrics.answered(slot, time.Duration(e.time()-e.asked))
 	e.own.clock.answered = true
 }
 

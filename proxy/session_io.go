@@ -80,6 +80,7 @@ func (s *clientSession) flush(o *outputs, input []byte) {
 		o[slot].collect(&s.mu.servers[slot].peer, s.mu.core.ToServer(slot), nil)
 	}
 	s.noteState()
+	s.env.tick(0)
 	for i := len(o) - 1; i >= 0; i-- { // the servers first: they have work to do
 		if o[i].to != nil {
 			s.write(&o[i])
@@ -106,7 +107,7 @@ func (s *clientSession) noteState() {
 	default:
 		s.state.store(stateIdle)
 	}
-	s.clock.note(was, s.state.Load(), s.mu.core.InTransaction())
+	s.clock.note(s.env.time(), was, s.state.Load(), s.mu.core.InTransaction())
 }
 
 // write writes outside of the lock, which is held before and after.
