@@ -343,7 +343,7 @@ func (s *server) quiet() bool {
 func (c *Core) giveBack(slot Slot) {
 	s := &c.server[slot]
 	d := Detachment{Slot: slot, Leftovers: c.Leftovers(slot)}
-	if s.written || c.follows(s.loan) {
+	if slot == Primary && (s.written || c.follows(s.loan)) {
 		c.written = exact{}
 		if !s.foreign {
 			c.written = s.loan

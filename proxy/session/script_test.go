@@ -19,7 +19,7 @@ import (
 //	client              messages of the client, one a line (clientMessage)
 //	primary, standby    messages of that server (serverMessage)
 //	attach SLOT [used]  gives the connection that the core waits for; written: others have
-//	                    written there; own: the one of the last write
+//	                    written there; own: that of an earlier attachment which the core wants
 //	refuse SLOT         it cannot be had
 //	lost SLOT           the connection has ended
 //	judged [administrator]  what a 57P01 of the primary meant
@@ -175,8 +175,8 @@ func (p *play) report() string {
 		}
 		p.got[i].Reset()
 	}
-	if _, _, ok := p.core.Exact(); ok {
-		b.WriteString("the one of its last write: ")
+	if id, _, ok := p.core.Exact(); ok {
+		fmt.Fprintf(&b, "that of attachment %d: ", id)
 	}
 	if slot, backend := p.core.Wanted(); slot != None {
 		fmt.Fprintf(&b, "wants %s %s\n", slot, backend)
