@@ -54,12 +54,12 @@ bench: build
 	@scripts/install-deps.sh bench
 	go run ./bench -pgproxy bin/pgproxy $(BENCH)
 
-# 5,000 clients on 50 server connections, beside PgBouncer: how fair the waiting is, and
-# what an idle client costs. CROWD='-crowd 500 -servers 5' for others.
-CROWD ?= -crowd 5000 -servers 50 -o crowd.json
+# 5,000 clients on 50 server connections, beside PgBouncer: what a transaction costs then,
+# and how fair the waiting is. CROWD='-crowd 500 -servers 5' for others.
+CROWD ?= -crowd 5000 -servers 50
 bench-clients5000: build
 	@scripts/install-deps.sh bench
-	go run ./bench -pgproxy bin/pgproxy $(CROWD)
+	go run ./bench -pgproxy bin/pgproxy -run 'clients on' -o crowd.json $(CROWD)
 
 # Failovers, ten of each kind, in network namespaces: how long no write is acknowledged.
 # FAILOVER='-n 50 -scenario pause-leader -servers 2 -witness' for others. It needs root.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPercentilesOfAllThreads(t *testing.T) {
@@ -20,19 +22,29 @@ func TestPercentilesOfAllThreads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p50, p99, err := percentiles(prefix)
-	if err != nil || p50 != 3 || p99 != 4 {
-		t.Errorf("p50 %v, p99 %v, error %v; want 3, 4 (the fourth of five)", p50, p99, err)
+	const out = "number of transactions actually processed: 5\ninitial connection time = 20 ms\ntps = 2.5 (without initial connection time)\n"
+	before := usage{at: time.Unix(1700000000, 2000), proxy: time.Second}
+	after := usage{at: time.Unix(1700000001, 4000), proxy: time.Second + 500*time.Microsecond, switches: 6}
+	var m measurement
+	err := pgbench{clients: 5}.read(out, prefix, time.Second, before, after, &m)
+	if err != nil || m.P50 != 3 || m.P99 != 4 {
+		t.Errorf("p50 %v, p99 %v, error %v; want 3, 4 (the fourth of five)", m.P50, m.P99, err)
+	}
+	if m.CPU != 250 || m.Switches != 3 {
+		t.Errorf("%v us and %v switches for each of the two that ended between the readings; want 250, 3", m.CPU, m.Switches)
+	}
+	if err := (pgbench{clients: 5}).read(out, prefix, 30*time.Millisecond, before, after, &m); !errors.Is(err, errConnecting) {
+		t.Errorf("a run of which two thirds went into connecting: %v", err)
 	}
 	removeLogs(prefix)
-	if _, _, err := percentiles(prefix); err == nil {
+	if err := (pgbench{clients: 5}).read(out, prefix, time.Second, before, after, &m); err == nil {
 		t.Error("no error without a log")
 	}
 }
 
 func TestNumberOfPgbench(t *testing.T) {
-	out := []byte("number of transactions actually processed: 1234\n" +
-		"average connection time = 2.375 ms\ntps = 617.25 (including reconnection times)\n")
+	out := "number of transactions actually processed: 1234\n" +
+		"average connection time = 2.375 ms\ntps = 617.25 (including reconnection times)\n"
 	for pattern, want := range map[string]float64{
 		`number of transactions actually processed: (\d+)`: 1234,
 		`average connection time = ([0-9.]+) ms`:           2.375,
@@ -67,12 +79,19 @@ func TestProcessTreeHasGrandchildren(t *testing.T) {
 	if _, err := stdout.Read(make([]byte, 1)); err != nil { // cat runs
 		t.Fatal(err)
 	}
-	pids, err := processTree(os.Getpid())
+	all, err := listProcesses()
 	if err != nil {
 		t.Fatal(err)
 	}
+	pids := all.tree(os.Getpid())
 	if i := slices.Index(pids, cmd.Process.Pid); pids[0] != os.Getpid() || i < 1 || len(pids) < 3 {
 		t.Errorf("processes %v, want this one, its child %d and that one's", pids, cmd.Process.Pid)
+	}
+	if others := all.tree(os.Getpid(), cmd.Process.Pid); len(others) != len(pids)-2 {
+		t.Errorf("processes %v without the shell and its child, of %v", others, pids)
+	}
+	if cpu, err := cpuTime(pids[1:]); err != nil || cpu <= 0 {
+		t.Errorf("processor time %v, error %v", cpu, err)
 	}
 	if bytes, err := memory(pids); err != nil || bytes <= 0 {
 		t.Errorf("memory %d, error %v", bytes, err)
@@ -90,15 +109,16 @@ func TestProcessTreeHasGrandchildren(t *testing.T) {
 
 func TestReportComparesMedians(t *testing.T) {
 	var p report
+	load := benchCase{name: "load", unit: "tx"}
 	for _, tps := range []float64{90, 300, 100} {
-		p.add("load", "tx", direct, measurement{Throughput: 2 * tps})
-		p.add("load", "tx", "pgproxy", measurement{Throughput: tps, CPU: 10})
+		p.add(load, direct, measurement{Throughput: 2 * tps})
+		p.add(load, pgproxy, measurement{Throughput: tps, CPU: 10})
 	}
-	p.add("load", "tx", "haproxy", measurement{Throughput: 50})
-	p.add("load", "tx", "haproxy", measurement{Err: "it ended"})
+	p.add(load, haproxy, measurement{Throughput: 50})
+	p.add(load, haproxy, measurement{Err: "it ended"})
 	var table strings.Builder
-	p.print(&table, "load")
-	if r := p.find("load", "pgproxy"); r.Throughput != 100 || r.VsDirect != 0.5 || r.VsPgbouncer != 0 {
+	p.print(&table, load)
+	if r := p.find("load", pgproxy); r.Throughput != 100 || r.VsDirect != 0.5 || r.VsPgbouncer != 0 {
 		t.Errorf("median %v, of direct %v, of pgbouncer %v; want 100, 0.5, none", r.Throughput, r.VsDirect, r.VsPgbouncer)
 	}
 	for _, want := range []string{"100 tx", "0.50", "fails", "haproxy: it ended"} {

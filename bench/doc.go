@@ -5,12 +5,15 @@
 // It starts everything itself on 127.0.0.1, from a primary with two standbys to
 // the proxies with configuration files of its own, and removes it all at the end.
 // What it prints are medians of the rounds. Latencies come from pgbench's log of
-// every transaction, processor time from /proc/PID/stat of all of a proxy's
-// processes, memory from their proportional set size.
+// every transaction, processor time from the processor clocks of all of a proxy's
+// processes, read after the clients have connected and before they leave, memory
+// from the proportional set size. Nothing is pinned to a processor: servers, clients
+// and the proxy that is measured share the machine as the kernel sees fit, and what
+// systems are compared by is the processor time of a transaction, not how many of
+// them the machine gets done.
 //
-// With -crowd it measures instead many clients on few server connections, of pgproxy
-// and PgBouncer in transaction mode: pgbench's time of a transaction is then the wait
-// for a server, whose 99th percentile over the mean says how fair the queue is.
+// A case belongs to a stage, whose systems run at the same time. Cases about idle
+// clients have each system for themselves.
 //
 // The numbers compare systems on one machine that also runs the servers and
 // pgbench; they say nothing about another machine. The servers run with fsync

@@ -3,83 +3,64 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 )
 
-// idleCase is the name of the memory case.
-const idleCase = "memory per idle session, 500 sessions"
+// sessionUnit is that of cases that measure memory.
+const sessionUnit = "session"
 
-// measureIdle starts each system alone with room for the sessions, so that no
-// memory of an earlier load is counted, and stops it again.
-func measureIdle(ctx context.Context, r *rig, o options, report *report) error {
-	if !o.cases.MatchString(idleCase) {
-		return nil
-	}
-	for _, d := range definitions {
-		if d.command == nil || !d.wanted(o.systems) {
-			continue
-		}
-		s, err := r.start(ctx, d, idleSessions+20)
+// idleCase is the memory of so many sessions that have run one query each, and the
+// processor time that all of them cost while nothing happens.
+func idleCase(name string, sessions int, tls bool, systems ...string) benchCase {
+	return benchCase{name: name, unit: sessionUnit, systems: systems, run: func(ctx context.Context, r *rig, s *system, o options, m *measurement) error {
+		before, err := s.memory()
 		if err != nil {
 			return err
 		}
-		m, err := idleMemory(ctx, s, idleSessions)
-		if ctx.Err() != nil {
+		conns, err := openSessions(ctx, s.dsn(tls), sessions)
+		defer closeSessions(ctx, conns)
+		if err != nil {
+			return err
+		}
+		rest, err := r.usage(s, 0)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-time.After(o.idleTime):
+		case <-ctx.Done():
 			return ctx.Err()
 		}
+		after, err := r.usage(s, 0)
 		if err != nil {
-			m.Err = err.Error()
+			return err
 		}
-		report.add(idleCase, "B", d.name, m)
-		r.stop(s)
-	}
-	report.print(os.Stdout, idleCase)
-	return nil
-}
-
-// idleMemory opens sessions that have run one query each.
-func idleMemory(ctx context.Context, s *system, sessions int) (measurement, error) {
-	pids, err := s.pids()
-	if err != nil {
-		return measurement{}, err
-	}
-	before, err := memory(pids)
-	if err != nil {
-		return measurement{}, err
-	}
-	conns, err := openSessions(ctx, s, sessions)
-	defer func() {
-		for _, c := range conns {
-			if c != nil {
-				_ = c.Close(context.WithoutCancel(ctx)) // they have said what they had to
-			}
+		total, err := s.memory()
+		if err != nil {
+			return err
 		}
-	}()
-	if err != nil {
-		return measurement{}, err
-	}
-	if pids, err = s.pids(); err != nil {
-		return measurement{}, err
-	}
-	after, err := memory(pids)
-	if err != nil {
-		return measurement{}, err
-	}
-	return measurement{SessionMemory: float64(after-before) / float64(sessions), TotalMemory: float64(after)}, nil
+		m.SessionMemory, m.TotalMemory = float64(total-before)/float64(sessions), float64(total)
+		m.IdleCPU = 100 * (after.proxy - rest.proxy).Seconds() / after.at.Sub(rest.at).Seconds()
+		return nil
+	}}
 }
 
 // openSessions opens some at a time; those that were opened are not nil, also with an
 // error.
-func openSessions(ctx context.Context, s *system, sessions int) ([]*pgx.Conn, error) {
+func openSessions(ctx context.Context, dsn string, sessions int) ([]*pgx.Conn, error) {
 	conns := make([]*pgx.Conn, sessions)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return conns, fmt.Errorf("parse address of system: %w", err)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i := range conns {
 		g.Go(func() (err error) {
-			if conns[i], err = pgx.Connect(gctx, s.dsn()); err != nil {
+			if conns[i], err = pgx.ConnectConfig(gctx, config); err != nil {
 				return fmt.Errorf("open session %d: %w", i+1, err)
 			}
 			if _, err := conns[i].Exec(gctx, "SELECT bbalance FROM pgbench_branches WHERE bid = 1"); err != nil {
@@ -89,4 +70,13 @@ func openSessions(ctx context.Context, s *system, sessions int) ([]*pgx.Conn, er
 		})
 	}
 	return conns, g.Wait()
+}
+
+// closeSessions drops them; what they had to say was said.
+func closeSessions(ctx context.Context, conns []*pgx.Conn) {
+	for _, c := range conns {
+		if c != nil {
+			_ = c.Close(context.WithoutCancel(ctx))
+		}
+	}
 }

@@ -25,7 +25,9 @@ type options struct {
 	pgproxy  string   // the program to measure
 	output   string   // the JSON file
 
-	crowd, crowdServers int // clients and server connections; 0: everything but that
+	idle                int           // clients that only wait
+	idleTime            time.Duration // for which they are watched
+	crowd, crowdServers int           // clients that share few server connections
 }
 
 func main() {
@@ -53,7 +55,7 @@ func main() {
 func parseOptions(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	quick := flags.Bool("quick", false, "one round of one second: about three minutes in all")
+	quick := flags.Bool("quick", false, "one round of one second, fewer systems and clients: about three minutes in all")
 	pattern := flags.String("run", "", "measure only the cases that this regular expression matches")
 	systems := flags.String("systems", "", "measure only these, separated by commas (of "+strings.Join(systemNames(), ", ")+")")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each system runs each case; the median counts")
@@ -61,13 +63,19 @@ func parseOptions(args []string) (options, error) {
 	flags.IntVar(&o.scale, "scale", 20, "scale factor of pgbench -i")
 	flags.StringVar(&o.pgproxy, "pgproxy", "bin/pgproxy", "the program to measure")
 	flags.StringVar(&o.output, "o", "bench.json", "file for the results in JSON")
-	flags.IntVar(&o.crowd, "crowd", 0, "measure only this: so many clients on few server connections, beside PgBouncer")
+	flags.IntVar(&o.idle, "idle", 10000, "clients that only wait")
+	flags.IntVar(&o.crowd, "crowd", 5000, "clients that share few server connections")
 	flags.IntVar(&o.crowdServers, "servers", 50, "server connections for -crowd")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	o.idleTime = 10 * time.Second
 	if *quick {
-		o.rounds, o.duration = 1, time.Second
+		o.rounds, o.duration, o.idleTime = 1, time.Second, time.Second
+		o.idle, o.crowd, o.crowdServers = 500, 500, 5
+		if *systems == "" {
+			*systems = strings.Join([]string{direct, pgbouncer, pgpool, pgproxy}, ",")
+		}
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
@@ -111,37 +119,31 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
 
-	if o.crowd > 0 {
-		return measureCrowd(ctx, r, o)
+	if err := raiseFiles(uint64(2*max(o.idle, o.crowd) + 1000)); err != nil {
+		return err
 	}
 	report := newReport(ctx, r, o)
-	if err := measureIdle(ctx, r, o, report); err != nil {
-		return err
-	}
-	systems, err := r.startAll(ctx, o.systems)
-	if err != nil {
-		return err
-	}
-	for _, c := range cases() {
-		if !o.cases.MatchString(c.name) {
-			continue
+	for _, st := range stages(o) {
+		if err := st.run(ctx, r, o, report); err != nil {
+			return err
 		}
-		for round := range o.rounds {
-			// Whoever runs right after the load of another has an advantage or not;
-			// each has each place as often as the rounds allow.
-			for i := range systems {
-				s := systems[(i+round)%len(systems)]
-				if err := r.settle(ctx); err != nil {
-					return err
-				}
-				m := measureCase(ctx, r, s, c, o)
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				report.add(c.name, c.unit, s.name, m)
-			}
-		}
-		report.print(os.Stdout, c.name)
 	}
 	return report.write(o.output)
+}
+
+// raiseFiles lets this process and its children open so many files.
+func raiseFiles(files uint64) error {
+	limit := syscall.Rlimit{}
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read limit of open files: %w", err)
+	}
+	if limit.Max < files {
+		return fmt.Errorf("the limit of open files is %d and cannot be raised to %d: see ulimit -Hn", limit.Max, files)
+	}
+	// Set explicitly, also where it is as high: the children get what was set.
+	limit.Cur = max(limit.Cur, files)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raise limit of open files: %w", err)
+	}
+	return nil
 }

@@ -11,6 +11,12 @@ import (
 	"github.com/pgproxy/pgproxy/internal/pgtest"
 )
 
+// trustedUser needs no password to connect to a proxy: what a connection costs beside
+// authentication. All others prove their password by SCRAM, to every proxy.
+const trustedUser = "trusted"
+
+const hba = "host all " + trustedUser + " 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+
 // program finds a proxy's program; Debian puts servers into /usr/sbin, which an
 // ordinary user's PATH lacks.
 func program(name string) (string, error) {
@@ -24,21 +30,26 @@ func program(name string) (string, error) {
 	return path, nil
 }
 
-// pgbouncerCommand: PgBouncer in one of its pool modes, with its own defaults but
-// for the bounds; logging of connections is off for all systems. In transaction mode
-// the size of the pool is what makes the mode worth it.
+// pgbouncerCommand: one process of PgBouncer in one of its pool modes, with its own
+// defaults but for the bounds; logging of connections is off for all systems. In
+// transaction mode the size of the pool is what makes the mode worth it.
 func pgbouncerCommand(mode string, size int) func(context.Context, *rig, int, int) ([]string, error) {
-	return func(_ context.Context, r *rig, port, clients int) ([]string, error) {
+	return func(ctx context.Context, r *rig, port, clients int) ([]string, error) {
 		path, err := program("pgbouncer")
 		if err != nil {
 			return nil, err
 		}
-		users, err := r.writeFile("pgbouncer-users", fmt.Sprintf("%q %q\n", pgtest.AppUser, pgtest.Password(pgtest.AppUser)))
+		users, err := r.pgbouncerUsers(ctx)
 		if err != nil {
 			return nil, err
 		}
+		hba, err := r.writeFile("pgbouncer-hba.conf", hba)
+		if err != nil {
+			return nil, err
+		}
+		servers := size
 		if mode == "session" {
-			size = clients
+			servers = clients
 		}
 		config, err := r.writeFile("pgbouncer-"+mode+".ini", fmt.Sprintf(`[databases]
 * = host=127.0.0.1 port=%d
@@ -46,7 +57,8 @@ func pgbouncerCommand(mode string, size int) func(context.Context, *rig, int, in
 listen_addr = 127.0.0.1
 listen_port = %d
 unix_socket_dir =
-auth_type = scram-sha-256
+auth_type = hba
+auth_hba_file = %s
 auth_file = %s
 pool_mode = %s
 max_client_conn = %d
@@ -54,12 +66,27 @@ default_pool_size = %d
 query_wait_timeout = 60
 log_connections = 0
 log_disconnections = 0
-`, r.cluster.Primary().Port, port, users, mode, clients, size))
+client_tls_sslmode = allow
+client_tls_cert_file = %s
+client_tls_key_file = %s
+`, r.cluster.Primary().Port, port, hba, users, mode, clients, servers, r.cert, r.key))
 		if err != nil {
 			return nil, err
 		}
 		return []string{path, "-q", config}, nil
 	}
+}
+
+// pgbouncerUsers writes the file of users: the ordinary one with its verifier, from
+// which PgBouncer takes the key for its own login as pgproxy does, instead of computing
+// it from a password at each connection; the trusted one with its password.
+func (r *rig) pgbouncerUsers(ctx context.Context) (string, error) {
+	verifier, err := r.cluster.Primary().QueryValue(ctx, "postgres", "SELECT rolpassword FROM pg_authid WHERE rolname = '"+pgtest.AppUser+"'")
+	if err != nil {
+		return "", err
+	}
+	return r.writeFile("pgbouncer-users", fmt.Sprintf("%q %q\n%q %q\n",
+		pgtest.AppUser, verifier, trustedUser, pgtest.Password(trustedUser)))
 }
 
 // pgpoolCommand: pgpool-II in streaming replication mode, reads balanced over all
@@ -70,13 +97,13 @@ func pgpoolCommand(_ context.Context, r *rig, port, clients int) ([]string, erro
 		return nil, err
 	}
 	var passwords strings.Builder
-	for _, role := range []string{pgtest.AppUser, pgtest.MonitorUser} {
+	for _, role := range []string{pgtest.AppUser, trustedUser, pgtest.MonitorUser} {
 		fmt.Fprintf(&passwords, "%s:TEXT%s\n", role, pgtest.Password(role))
 	}
 	if _, err := r.writeFile("pool_passwd", passwords.String()); err != nil {
 		return nil, err
 	}
-	hba, err := r.writeFile("pool_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
+	hba, err := r.writeFile("pool_hba.conf", hba)
 	if err != nil {
 		return nil, err
 	}
@@ -138,34 +165,62 @@ listen postgresql
 	return []string{path, "-db", "-f", config}, nil
 }
 
-// pgproxyCommand: pgproxy with its defaults; balance "off" sends all to the
-// primary, as PgBouncer and HAProxy do. The sections are further ones of its file.
-func pgproxyCommand(name, balance, sections string) func(context.Context, *rig, int, int) ([]string, error) {
-	return func(ctx context.Context, r *rig, port, clients int) ([]string, error) {
-		if err := r.installPgproxy(ctx); err != nil {
-			return nil, err
-		}
-		password, err := r.writeFile("monitor.password", pgtest.Password(pgtest.MonitorUser)+"\n")
-		if err != nil {
-			return nil, err
-		}
-		var conf strings.Builder
-		fmt.Fprintf(&conf, `name: bench
+// pgproxyCommand: pgproxy with its defaults, metrics and health checks on.
+type pgproxyCommand struct {
+	name    string
+	mode    string // of the pool
+	size    int    // of the pool, for each server
+	balance string // statement; off: all goes to the primary, as with PgBouncer and HAProxy
+}
+
+func (c pgproxyCommand) named(name string) pgproxyCommand {
+	c.name = name
+	return c
+}
+
+func (c pgproxyCommand) toPrimary() pgproxyCommand {
+	c.balance = "off"
+	return c
+}
+
+func (c pgproxyCommand) arguments(ctx context.Context, r *rig, port, clients int) ([]string, error) {
+	if err := r.installPgproxy(ctx); err != nil {
+		return nil, err
+	}
+	password, err := r.writeFile("monitor.password", pgtest.Password(pgtest.MonitorUser)+"\n")
+	if err != nil {
+		return nil, err
+	}
+	passwords, err := r.writeFile("pgproxy.passwords", "*:*:*:"+trustedUser+":"+pgtest.Password(trustedUser)+"\n")
+	if err != nil {
+		return nil, err
+	}
+	hba, err := r.writeFile("pgproxy-hba.conf", hba)
+	if err != nil {
+		return nil, err
+	}
+	var conf strings.Builder
+	fmt.Fprintf(&conf, `name: bench
 data_dir: %s
-listen: {address: "%s", max_clients: %d}
+listen:
+  address: "%s"
+  max_clients: %d
+  tls: {cert_file: %s, key_file: %s, mode: allow}
+auth: {hba_file: %s, password_file: %s}
 monitor: {user: %s, password_file: %s, database: postgres}
 balance: {mode: %q}
-metrics: {listen: ""}
+pool: {mode: %s, size: %d, wait: 1m}
+metrics: {listen: "127.0.0.1:0"}
 pcp: {listen: "", unix_socket: ""}
-%sbackends:
-`, filepath.Join(r.dir, name), address(port), clients, pgtest.MonitorUser, password, balance, sections)
-		for _, s := range r.cluster.Servers {
-			fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: 1}\n", s.Name, s.Address())
-		}
-		config, err := r.writeFile(name+".yaml", conf.String())
-		if err != nil {
-			return nil, err
-		}
-		return []string{r.installed, "run", "-c", config}, nil
+backends:
+`, filepath.Join(r.dir, c.name+"-data"), address(port), clients, r.cert, r.key,
+		hba, passwords, pgtest.MonitorUser, password, c.balance, c.mode, c.size)
+	for _, s := range r.cluster.Servers {
+		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: 1}\n", s.Name, s.Address())
 	}
+	config, err := r.writeFile(c.name+".yaml", conf.String())
+	if err != nil {
+		return nil, err
+	}
+	return []string{r.installed, "run", "-c", config}, nil
 }

@@ -24,6 +24,7 @@ type rig struct {
 	dir       string // of the servers' user, as whom the proxies run too
 	pgproxy   string // the program to measure
 	installed string // its copy, that the servers' user can execute; "" not yet
+	cert, key string // files, of all proxies
 	running   []*system
 }
 
@@ -52,15 +53,20 @@ func newRig(ctx context.Context, o options) (_ *rig, err error) {
 	if err := r.own(r.dir); err != nil {
 		return nil, err
 	}
+	if err := r.writeClientFiles(); err != nil {
+		return nil, err
+	}
 	fmt.Fprintf(os.Stderr, "filling the database (scale %d)\n", o.scale)
-	fill := r.client(ctx, cluster.Primary().Port, "pgbench", "-i", "-q", "-s", strconv.Itoa(o.scale))
+	fill := r.client(ctx, cluster.Primary().Port, false, "pgbench", "-i", "-q", "-s", strconv.Itoa(o.scale))
 	if out, err := fill.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("run pgbench -i: %w: %s", err, out)
 	}
-	if err := cluster.Primary().Exec(ctx, pgtest.AppDatabase, "CREATE TABLE bench_copy (line text); ALTER TABLE bench_copy OWNER TO "+pgtest.AppUser); err != nil {
+	if err := cluster.Primary().Exec(ctx, pgtest.AppDatabase, fmt.Sprintf(`CREATE UNLOGGED TABLE bench_copy (line text);
+		ALTER TABLE bench_copy OWNER TO %[1]s;
+		CREATE ROLE %[2]s LOGIN PASSWORD '%[3]s' IN ROLE %[1]s`, pgtest.AppUser, trustedUser, pgtest.Password(trustedUser))); err != nil {
 		return nil, err
 	}
-	return r, nil
+	return r, cluster.WaitForCatchup(ctx) // a proxy may look for the role on a standby
 }
 
 // own gives a file to the servers' user.
@@ -133,34 +139,8 @@ func (r *rig) writeFile(name, content string) (string, error) {
 	return path, r.own(path)
 }
 
-// client prepares a program of the PostgreSQL installation as a client of port.
-func (r *rig) client(ctx context.Context, port int, program string, args ...string) *exec.Cmd {
-	cmd := r.cluster.Primary().Command(ctx, program, args...)
-	cmd.Env = append(cmd.Env, "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(port), "PGSSLMODE=disable",
-		"PGUSER="+pgtest.AppUser, "PGPASSWORD="+pgtest.Password(pgtest.AppUser), "PGDATABASE="+pgtest.AppDatabase)
-	cmd.Dir = r.dir
-	cmd.SysProcAttr.Setpgid = true
-	return cmd
-}
-
 // settle waits until no standby has work left from what was measured before.
 func (r *rig) settle(ctx context.Context) error { return r.cluster.WaitForCatchup(ctx) }
-
-// startAll starts the named systems, or all, with room for the largest case.
-func (r *rig) startAll(ctx context.Context, names []string) ([]*system, error) {
-	var all []*system
-	for _, d := range definitions {
-		if !d.wanted(names) {
-			continue
-		}
-		s, err := r.start(ctx, d, maxClients)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, nil
-}
 
 // close stops what runs and removes all files.
 func (r *rig) close(ctx context.Context) error {

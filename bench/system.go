@@ -18,47 +18,8 @@ import (
 	"github.com/pgproxy/pgproxy/internal/pgtest"
 )
 
-// Names of the systems that others are compared with.
-const (
-	direct    = "direct"
-	pgbouncer = "pgbouncer-session"
-)
-
 // readyTimeout bounds the start of a proxy.
 const readyTimeout = 30 * time.Second
-
-// definition says how a system is started. command writes the configuration for
-// the port and that many clients, and returns program and arguments of a process
-// that stays in the foreground; nil for the primary itself.
-type definition struct {
-	name    string
-	command func(ctx context.Context, r *rig, port, clients int) ([]string, error)
-}
-
-// definitions are the systems in the order of the table.
-var definitions = []definition{
-	{name: direct},
-	{name: pgbouncer, command: pgbouncerCommand("session", 0)},
-	{name: "pgbouncer-transaction", command: pgbouncerCommand("transaction", 20)}, // its default
-	{name: "pgpool", command: pgpoolCommand},
-	{name: "haproxy", command: haproxyCommand},
-	{name: "pgproxy", command: pgproxyCommand("pgproxy-session", "statement", "")},
-	{name: "pgproxy-primary", command: pgproxyCommand("pgproxy-primary", "off", "")},
-	{name: "pgproxy-transaction", command: pgproxyCommand("pgproxy-transaction", "off", "pool: {mode: transaction, size: 20}\n")}, // as PgBouncer
-}
-
-func systemNames() []string {
-	var names []string
-	for _, d := range definitions {
-		names = append(names, d.name)
-	}
-	return names
-}
-
-// wanted tells whether the list, where it is not empty, has the system.
-func (d definition) wanted(names []string) bool {
-	return len(names) == 0 || slices.Contains(names, d.name)
-}
 
 // system is a running one.
 type system struct {
@@ -71,18 +32,26 @@ type system struct {
 	ended    chan struct{} // closed when the process is gone
 }
 
-// pids returns the processes of the proxy, none for the primary itself.
-func (s *system) pids() ([]int, error) {
-	if s.cmd == nil {
-		return nil, nil
+// memory of all of its processes, in bytes.
+func (s *system) memory() (int64, error) {
+	all, err := listProcesses()
+	if err != nil {
+		return 0, err
 	}
-	return processTree(s.cmd.Process.Pid)
+	return memory(all.tree(s.cmd.Process.Pid))
 }
 
 // dsn of the ordinary role on the system.
-func (s *system) dsn() string {
-	return fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=disable",
-		s.port, pgtest.AppDatabase, pgtest.AppUser, pgtest.Password(pgtest.AppUser))
+func (s *system) dsn(tls bool) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d dbname=%s user=%s password=%s sslmode=%s",
+		s.port, pgtest.AppDatabase, pgtest.AppUser, pgtest.Password(pgtest.AppUser), sslMode(tls))
+}
+
+func sslMode(tls bool) string {
+	if tls {
+		return "require"
+	}
+	return "disable"
 }
 
 // start starts a system and waits until it answers a query.
@@ -151,7 +120,7 @@ func (s *system) awaitReady(ctx context.Context) error {
 }
 
 func (s *system) query(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, s.dsn())
+	conn, err := pgx.Connect(ctx, s.dsn(false))
 	if err != nil {
 		return err
 	}
