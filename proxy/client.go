@@ -31,6 +31,10 @@ type client struct {
 	protocol    uint32 // as negotiated
 	replication pgwire.Replication
 	cred        *auth.Credential
+	// unsent is for the client, and goes out with what it is told next: nobody waits for
+	// AuthenticationOk alone, nor for what comes just before it (PostgreSQL,
+	// sendAuthRequest).
+	unsent []byte
 
 	keyed sync.Once
 	key   poolKey // see poolKey
@@ -47,6 +51,16 @@ func (c *client) names() bool {
 		named = named || p.Name == "application_name"
 	}
 	return named
+}
+
+// tell sends what is unsent and b, in one piece.
+func (c *client) tell(b []byte) error {
+	if len(c.unsent) > 0 {
+		b = append(c.unsent, b...)
+		c.unsent = nil
+	}
+	_, err := c.conn.Write(b)
+	return err
 }
 
 // addr names the client in logs and in SHOW.

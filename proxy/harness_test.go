@@ -103,8 +103,7 @@ func newTest(t *testing.T, cfg Config, c Cluster, deps Deps) *Server {
 		return auth.Role{Name: user, Exists: true, CanLogin: true}, nil
 	})
 	s.handle = func(_ context.Context, c *client) error {
-		_, err := c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
-		return err
+		return c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 	}
 	return s
 }

@@ -66,7 +66,13 @@ func listenTCP(ctx context.Context, cfg ListenConfig) (listeners []net.Listener,
 			hosts = append(hosts, ip.Unmap().String())
 		}
 	}
-	lc := net.ListenConfig{KeepAlive: -1} // accept sets it
+	lc := net.ListenConfig{
+		KeepAlive: -1, // accept sees to it
+		Control: func(_, _ string, rc syscall.RawConn) error {
+			_ = passOn(rc, cfg.Keepalive)
+			return awaitData(rc)
+		},
+	}
 	for _, h := range hosts {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(h, service))
 		if err != nil {
@@ -117,6 +123,8 @@ type newcomer struct {
 // listener breaks.
 func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcomer)) error {
 	var failing bool
+	inherited := inheritance{listener: l}
+	inherited.set(s.cfg.Load().Listen.Keepalive)
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -140,7 +148,10 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcom
 		}
 		failing = false
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetKeepAliveConfig(s.cfg.Load().Listen.Keepalive.net()) // fails only on a broken one
+			if k := s.cfg.Load().Listen.Keepalive; !inherited.has(k) {
+				_ = tcp.SetKeepAliveConfig(k.net()) // fails only on a broken one
+				inherited.set(k)
+			}
 		}
 		var addr netip.Addr
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
@@ -154,6 +165,28 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcom
 			return nil
 		}
 		serve(n)
+	}
+}
+
+// inheritance is the keepalive that connections have when they come from a listener.
+type inheritance struct {
+	listener  net.Listener
+	known     bool
+	keepalive KeepaliveConfig
+}
+
+func (i *inheritance) has(k KeepaliveConfig) bool { return i.known && i.keepalive == k }
+
+// set gives the listener another one for later connections. Where that cannot be, nothing
+// is known.
+func (i *inheritance) set(k KeepaliveConfig) {
+	i.known = false
+	sc, ok := i.listener.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if rc, err := sc.SyscallConn(); err == nil && passOn(rc, k) == nil {
+		i.known, i.keepalive = true, k
 	}
 }
 

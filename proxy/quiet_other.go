@@ -21,3 +21,6 @@ func socketCheck(conn net.Conn) func() bool {
 		return n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && conn.SetReadDeadline(time.Time{}) == nil
 	}
 }
+
+// unread tells whether a socket may have input that nobody has read.
+func unread(conn net.Conn) bool { return !quietSocket(conn) }

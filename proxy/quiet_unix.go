@@ -37,3 +37,21 @@ func socketCheck(conn net.Conn) func() bool {
 		return rc.Control(look) == nil && quiet
 	}
 }
+
+// unread tells whether a socket has input that nobody has read.
+func unread(conn net.Conn) bool {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	there := 0
+	err = rc.Control(func(fd uintptr) {
+		var b [1]byte
+		there, _, _ = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return err == nil && there > 0
+}

@@ -23,7 +23,7 @@ func (s *Server) serveReplication(ctx context.Context, c *client) error {
 	defer context.AfterFunc(ctx, func() { _ = c.raw.Close() })()
 	sc, err := s.dedicated(ctx, c)
 	if err != nil {
-		writeLast(c.conn, fatalResponse(err))
+		c.tellLast(fatalResponse(err))
 		return err
 	}
 	defer sc.Close()
@@ -36,7 +36,7 @@ func (s *Server) serveReplication(ctx context.Context, c *client) error {
 		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
 	}
 	out = pgwire.AppendBackendKeyData(out, sc.pid, secret)
-	if _, err := c.conn.Write(pgwire.AppendReadyForQuery(out, pgwire.TxIdle)); err != nil {
+	if err := c.tell(pgwire.AppendReadyForQuery(out, pgwire.TxIdle)); err != nil {
 		return fmt.Errorf("send startup: %w", err)
 	}
 

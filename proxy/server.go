@@ -78,10 +78,11 @@ type Server struct {
 	cancels *cancelRegistry
 	waits   *commitWaits
 	gate    *gate
+	inputs  sync.Pool // of *bufio.Reader, for startups
 
 	sessions *sessions
 
-	// handle runs the session of a client that was told AuthenticationOk. When ctx
+	// handle runs the session of an authenticated client. When ctx
 	// ends it must return at once, when draining is closed as soon as the session is
 	// idle, after errShutdown. It does not close the client's connection.
 	handle func(ctx context.Context, c *client) error
@@ -262,7 +263,7 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 	}
 }
 
-// start brings a connection up to AuthenticationOk and counts it as a client.
+// start authenticates a connection and counts it as a client.
 func (s *Server) start(n newcomer, c *client) error {
 	ctx, cancel := context.WithTimeoutCause(n.ctx, s.cfg.Load().Listen.Startup.Timeout, errStartupTimeout)
 	defer cancel()
@@ -285,7 +286,8 @@ func (s *Server) start(n newcomer, c *client) error {
 
 var errStartupTimeout = fmt.Errorf("not authenticated in time: %w", errSilent)
 
-// admit counts an authenticated client and tells it that it is in.
+// admit counts an authenticated client, which is told that it is in when its session
+// greets it.
 func (s *Server) admit(c *client) error {
 	if s.clients.Add(1) > int64(s.cfg.Load().Listen.MaxClients) {
 		s.clients.Add(-1)
@@ -295,10 +297,7 @@ func (s *Server) admit(c *client) error {
 		s.clients.Add(-1)
 		return err
 	}
-	if _, err := c.conn.Write(pgwire.AppendAuthentication(nil, pgwire.AuthOK, nil)); err != nil {
-		s.leave(c)
-		return fmt.Errorf("send AuthenticationOk: %w: %w", err, errSilent)
-	}
+	c.unsent = pgwire.AppendAuthentication(c.unsent, pgwire.AuthOK, nil)
 	return nil
 }
 

@@ -118,14 +118,13 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 
 	first, err := s.firstServer()
 	if err != nil {
-		_, werr := c.conn.Write(fatalResponse(err))
-		return errors.Join(err, werr)
+		return errors.Join(err, c.tell(fatalResponse(err)))
 	}
 	// Before it is read, a function that the session calls may be anything.
 	s.env.catalog.await(s.ctx)
 	secret, unregister := sh.cancels.register(first.pid, c.protocol32(), s)
 	defer unregister()
-	if _, err := c.conn.Write(s.greeting(first, secret)); err != nil {
+	if err := c.tell(s.greeting(first, secret)); err != nil {
 		if first.loan != nil {
 			first.loan.Close()
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -19,16 +20,16 @@ import (
 // where an answer would help only an attacker.
 var errSilent = errors.New("closed without an answer")
 
-// firstRead is how many bytes are read at once of a packet whose kind is not known.
-// SSLRequest and GSSENCRequest have 8; a ninth byte was sent before the answer.
-// Every other packet has more, so that nothing is ever read beyond it.
-const firstRead = 9
+// startupBuffer holds all that an honest client sends at once before its session, in
+// bytes. Longer packets and passwords get memory of their own.
+const startupBuffer = 1 << 10
 
 // startup is one connection between accept and the start of its session.
 type startup struct {
 	server *Server
 	client *client
-	spoke  func() // the client has sent its first packet
+	in     *bufio.Reader // of client.conn
+	spoke  func()        // the client has sent its first packet
 	tls    bool
 	info   auth.ConnInfo
 
@@ -40,6 +41,15 @@ type startup struct {
 // client has been told AuthenticationOk. A *Refusal, a *pgwire.StartupError and an
 // *auth.Error are still to be told to the client.
 func (s *startup) run(ctx context.Context) error {
+	s.in, _ = s.server.inputs.Get().(*bufio.Reader)
+	if s.in == nil {
+		s.in = bufio.NewReaderSize(nil, startupBuffer)
+	}
+	defer func() {
+		s.in.Reset(nil)
+		s.server.inputs.Put(s.in)
+	}()
+	s.in.Reset(s.client.conn)
 	body, err := s.startupPacket(ctx)
 	if err != nil {
 		return err
@@ -53,7 +63,13 @@ func (s *startup) run(ctx context.Context) error {
 			Hint: "Connect with sslmode=require or a stricter one.",
 		}
 	}
-	return s.authenticate(ctx)
+	if err := s.authenticate(ctx); err != nil {
+		return err
+	}
+	if s.in.Buffered() > 0 { // a client that does not wait for ReadyForQuery
+		s.client.conn = newPrefixConn(s.client.conn, s.in)
+	}
+	return nil
 }
 
 // startupPacket reads packets, answers the requests for encryption, and returns the
@@ -61,13 +77,14 @@ func (s *startup) run(ctx context.Context) error {
 // one is granted (ProcessStartupPacket in PostgreSQL's postmaster.c).
 func (s *startup) startupPacket(ctx context.Context) ([]byte, error) {
 	for first := true; ; first = false {
-		head, err := s.readHead()
+		head, err := s.in.Peek(4)
 		if err != nil {
-			return nil, err
+			// A port scan or a health check: not worth a word in the log.
+			return nil, fmt.Errorf("read startup packet: %w: %w", err, errSilent)
 		}
 		s.spoke()
 		if first && head[0] == 0x16 { // the type of a TLS handshake record
-			if err := s.directTLS(ctx, head); err != nil {
+			if err := s.directTLS(ctx); err != nil {
 				return nil, err
 			}
 			continue
@@ -76,62 +93,53 @@ func (s *startup) startupPacket(ctx context.Context) ([]byte, error) {
 		if length < 8 || length-4 > pgwire.MaxStartup {
 			return nil, fmt.Errorf("invalid length of startup packet: %w", errSilent)
 		}
-		if head, err = s.readCode(head); err != nil {
-			return nil, err
+		packet, err := s.take(int(length))
+		if err != nil {
+			return nil, fmt.Errorf("incomplete startup packet: %w: %w", err, errSilent)
 		}
-		code := pgwire.RequestCode(head[4:])
-		if length == 8 && (code == pgwire.SSLRequestCode && !s.sslDone || code == pgwire.GSSENCRequestCode && !s.gssDone) {
-			if err := s.encryption(ctx, code, len(head) > 8); err != nil {
+		body := packet[4:]
+		code := pgwire.RequestCode(body)
+		switch {
+		case length == 8 && (code == pgwire.SSLRequestCode && !s.sslDone || code == pgwire.GSSENCRequestCode && !s.gssDone):
+			if err := s.encryption(ctx, code, s.in.Buffered() > 0); err != nil {
 				return nil, err
 			}
-			continue
-		}
-		body, err := s.readBody(head[4:], int(length)-4)
-		if err != nil {
-			return nil, err
-		}
-		if code == pgwire.CancelRequestCode {
+		case code == pgwire.CancelRequestCode:
 			return nil, s.cancel(ctx, body)
+		default:
+			return body, nil
 		}
-		return body, nil
 	}
 }
 
-// readHead reads 4 to 9 bytes.
-func (s *startup) readHead() ([]byte, error) {
-	head := make([]byte, firstRead)
-	n, err := io.ReadAtLeast(s.client.conn, head, 4)
-	if err != nil {
-		// A port scan or a health check: not worth a word in the log.
-		return nil, fmt.Errorf("read startup packet: %w: %w", err, errSilent)
+// take reads n bytes, which are valid until the next read.
+func (s *startup) take(n int) ([]byte, error) {
+	if n <= s.in.Size() {
+		b, err := s.in.Peek(n)
+		_, _ = s.in.Discard(len(b)) // they are there
+		return b, err
 	}
-	return head[:n], nil
+	b := make([]byte, n)
+	_, err := io.ReadFull(s.in, b)
+	return b, err
 }
 
-// readCode completes what readHead read to 8 or 9 bytes.
-func (s *startup) readCode(head []byte) ([]byte, error) {
-	have := len(head)
-	if have >= 8 {
-		return head, nil
-	}
-	n, err := io.ReadAtLeast(s.client.conn, head[have:firstRead], 8-have)
+// message reads one message. body is valid until the next read; above limit bytes it is
+// errTooLong.
+func (s *startup) message(limit int) (typ byte, body []byte, err error) {
+	header, err := s.take(pgwire.HeaderLen)
 	if err != nil {
-		return nil, fmt.Errorf("incomplete startup packet: %w: %w", err, errSilent)
+		return 0, nil, err
 	}
-	return head[:have+n], nil
-}
-
-// readBody returns the n bytes of a packet's body, of which have has the first.
-func (s *startup) readBody(have []byte, n int) ([]byte, error) {
-	if n < len(have) {
-		return nil, fmt.Errorf("invalid length of startup packet: %w", errSilent)
-	}
-	body := make([]byte, n)
-	_, err := io.ReadFull(s.client.conn, body[copy(body, have):])
+	typ, n, _, err := pgwire.Header(header)
 	if err != nil {
-		return nil, fmt.Errorf("incomplete startup packet: %w: %w", err, errSilent)
+		return typ, nil, err
 	}
-	return body, nil
+	if n -= pgwire.HeaderLen; n > limit {
+		return typ, nil, fmt.Errorf("read message %q: %d bytes, %w %d", typ, n, errTooLong, limit)
+	}
+	body, err = s.take(n)
+	return typ, body, err
 }
 
 // encryption answers an SSLRequest or a GSSENCRequest. early: something was sent
@@ -169,16 +177,14 @@ func (s *startup) encryption(ctx context.Context, code uint32, early bool) error
 	return s.handshake(ctx, s.client.conn, id)
 }
 
-// directTLS takes a connection that starts with a TLS handshake, of which head was
-// read already. Without the protocol's name by ALPN it is refused: the bytes could
+// directTLS takes a connection that starts with a TLS handshake. Without the protocol's name by ALPN it is refused: the bytes could
 // be meant for another kind of server.
-func (s *startup) directTLS(ctx context.Context, head []byte) error {
+func (s *startup) directTLS(ctx context.Context) error {
 	front := s.server.tls.Load()
 	if front == nil || s.client.local {
 		return fmt.Errorf("direct TLS where there is none: %w", errSilent)
 	}
-	conn := &prefixConn{Conn: s.client.conn, prefix: bytes.NewReader(head)}
-	if err := s.handshake(ctx, conn, front.identity()); err != nil {
+	if err := s.handshake(ctx, newPrefixConn(s.client.conn, s.in), front.identity()); err != nil {
 		return err
 	}
 	if s.client.conn.(*tls.Conn).ConnectionState().NegotiatedProtocol != alpn {
@@ -197,6 +203,7 @@ func (s *startup) handshake(ctx context.Context, under net.Conn, id *identity) e
 	}
 	s.handshaking = false
 	s.client.conn, s.tls, s.gssDone = conn, true, true
+	s.in.Reset(conn)
 	s.info.TLS, s.info.Binding = true, id.binding
 	if chains := conn.ConnectionState().VerifiedChains; len(chains) > 0 {
 		s.info.ClientCert = chains[0][0]
@@ -226,9 +233,7 @@ func (s *startup) parse(body []byte) error {
 	c := s.client
 	c.protocol = pgwire.Negotiated(m.Version)
 	if m.Version > pgwire.VersionLatest || len(m.Unrecognized) > 0 {
-		if _, err := c.conn.Write(pgwire.AppendNegotiateProtocolVersion(nil, c.protocol, m.Unrecognized)); err != nil {
-			return fmt.Errorf("negotiate protocol: %w", err)
-		}
+		c.unsent = pgwire.AppendNegotiateProtocolVersion(c.unsent, c.protocol, m.Unrecognized)
 	}
 	if m.User == "" {
 		return &Refusal{Code: codeInvalidAuthorization, Message: "no PostgreSQL user name specified in startup packet"}
@@ -270,21 +275,21 @@ func (s *startup) authenticate(ctx context.Context) error {
 		s.info.PeerUser = peerUser(c.raw)
 	}
 	x, step := s.server.auth.Start(ctx, s.info)
-	var buf []byte
 	for {
-		if len(step.Send) > 0 {
-			if _, err := c.conn.Write(step.Send); err != nil {
+		switch {
+		case step.Wait:
+			if err := c.tell(step.Send); err != nil {
 				return fmt.Errorf("send authentication request: %w", err)
 			}
-		}
-		switch {
 		case step.Fail != nil:
+			c.unsent = append(c.unsent, step.Send...)
 			return step.Fail
 		case step.Done != nil:
+			c.unsent = append(c.unsent, step.Send...)
 			c.cred = step.Done
 			return nil
 		}
-		typ, body, err := readMessage(c.conn, &buf, step.MaxBody)
+		typ, body, err := s.message(step.MaxBody)
 		_, impossible := errors.AsType[*pgwire.LengthError](err)
 		switch {
 		case typ != pgwire.Password && (impossible || errors.Is(err, errTooLong)):
@@ -314,14 +319,14 @@ func (s *startup) tell(err error) {
 	} else {
 		return
 	}
-	writeLast(s.client.conn, raw)
+	s.client.tellLast(raw)
 }
 
-// writeLast sends what a client is told before its connection is closed, without
+// tellLast sends what a client is told before its connection is closed, without
 // waiting for one that does not read.
-func writeLast(conn net.Conn, b []byte) {
-	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	_, _ = conn.Write(b)
+func (c *client) tellLast(b []byte) {
+	_ = c.conn.SetDeadline(time.Now().Add(time.Second))
+	_ = c.tell(b)
 }
 
 // lingerTime is how long a client may go on sending that has been told the end.
@@ -331,7 +336,7 @@ const lingerTime = time.Second
 // for lingerTime at most: closed at once, it would be reset, and the client would not
 // see what it was told last (RFC 1122, 4.2.2.13).
 func linger(c *client) {
-	if quietSocket(c.raw) {
+	if !unread(c.raw) {
 		return
 	}
 	_ = c.conn.SetDeadline(time.Now().Add(lingerTime))
@@ -346,10 +351,22 @@ type prefixConn struct {
 	prefix *bytes.Reader
 }
 
+// newPrefixConn takes what a buffer of conn holds.
+func newPrefixConn(conn net.Conn, in *bufio.Reader) *prefixConn {
+	held, _ := in.Peek(in.Buffered()) // they are there
+	return &prefixConn{Conn: conn, prefix: bytes.NewReader(bytes.Clone(held))}
+}
+
 // Read reads the prefix, then the connection.
 func (c *prefixConn) Read(b []byte) (int, error) {
 	if c.prefix.Len() > 0 {
 		return c.prefix.Read(b)
 	}
 	return c.Conn.Read(b)
+}
+
+// CloseWrite ends the stream to the peer.
+func (c *prefixConn) CloseWrite() error {
+	closeWrite(c.Conn)
+	return nil
 }

@@ -149,8 +149,7 @@ func TestProtocolVersions(t *testing.T) {
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, func(s *Server) {
 		s.handle = func(_ context.Context, c *client) error {
 			seen = c.protocol
-			_, err := c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
-			return err
+			return c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
 	})
 	for _, tc := range []struct {
@@ -190,8 +189,7 @@ func TestStartupPacket(t *testing.T) {
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, func(s *Server) {
 		s.handle = func(_ context.Context, c *client) error {
 			seen = c
-			_, err := c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
-			return err
+			return c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
 	})
 	long := strings.Repeat("x", 70)
@@ -270,7 +268,7 @@ func TestMaxClients(t *testing.T) {
 	leave := make(chan struct{})
 	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, func(s *Server) {
 		s.handle = func(_ context.Context, c *client) error {
-			_, err := c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+			err := c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 			<-leave
 			return err
 		}
@@ -298,7 +296,9 @@ func TestHalfOpenFlood(t *testing.T) {
 	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
 	var flood []net.Conn
 	for range 100 {
-		flood = append(flood, dialTest(t, s.Addr()))
+		conn := dialTest(t, s.Addr())
+		send(t, conn, []byte{0}) // without a byte it may stay with the kernel
+		flood = append(flood, conn)
 	}
 	// It waits behind the flood, and gets in although nobody of the flood gives up.
 	conn := dialTest(t, s.Addr())
@@ -432,7 +432,7 @@ func TestShutdown(t *testing.T) {
 	cfg.Listen.Drain = time.Hour
 	s := newTest(t, cfg, newFakeCluster(testState()), Deps{})
 	s.handle = func(ctx context.Context, c *client) error {
-		_, _ = c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		_ = c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		<-s.draining
 		_, err := c.conn.Write(errShutdown.encode(pgwire.SeverityFatal))
 		return err
@@ -456,7 +456,7 @@ func TestDrainIsBounded(t *testing.T) {
 	cfg.Listen.Drain = time.Millisecond
 	s := newTest(t, cfg, newFakeCluster(testState()), Deps{})
 	s.handle = func(ctx context.Context, c *client) error {
-		_, _ = c.conn.Write(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
+		_ = c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		<-ctx.Done()
 		return nil
 	}
