@@ -1,7 +1,8 @@
 package lb
 
 import (
-	"sync"
+	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -54,41 +55,55 @@ func UsableStandbys(state *cluster.State, observations map[string]cluster.Observ
 }
 
 // Wheel gives sessions to backends by weight: among any run of sessions as long as
-// the sum of the weights, each backend gets its weight exactly (smooth weighted
-// round robin, as nginx has it). One Wheel serves all sessions; it is safe for
-// concurrent use, and equal calls in equal order give equal choices.
+// the sum of the weights, each backend gets its weight exactly. One Wheel serves all
+// sessions; it is safe for concurrent use, and equal calls in equal order give equal
+// choices.
 type Wheel struct {
-	mu struct {
-		sync.Mutex
-		credit map[string]int64 // by backend: what it is owed, in weights
-	}
+	turns atomic.Uint64
 }
 
 // Next returns the index of the next backend among the usable ones with a weight,
 // or -1 when there is none.
 func (w *Wheel) Next(candidates []Candidate) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.mu.credit == nil {
-		w.mu.credit = make(map[string]int64)
+	total := uint64(TotalWeight(candidates))
+	if total == 0 {
+		return -1
 	}
-	best, total := -1, int64(0)
-	for i, c := range candidates {
+	// The weights lie side by side on a circle of that circumference. Steps that have no
+	// divisor in common with it meet each place once in a round, and steps near the golden
+	// section spread the places of one backend over it.
+	at := int(w.turns.Add(1) % total * step(total) % total)
+	for i := range candidates {
+		c := &candidates[i]
 		if !c.Usable || c.Weight <= 0 {
-			// Away, it neither saves up nor keeps a debt: it comes back as a stranger.
-			delete(w.mu.credit, c.Name)
 			continue
 		}
-		total += int64(c.Weight)
-		w.mu.credit[c.Name] += int64(c.Weight)
-		if best < 0 || w.mu.credit[c.Name] > w.mu.credit[candidates[best].Name] {
-			best = i
+		if at < c.Weight {
+			return i
+		}
+		at -= c.Weight
+	}
+	panic("BUG: a place on the wheel that belongs to no backend")
+}
+
+// step returns the step of a wheel with that many places.
+func step(places uint64) uint64 {
+	best := uint64(math.Round(float64(places) * (math.Phi - 1)))
+	for off := uint64(0); ; off++ {
+		switch {
+		case gcd(best+off, places) == 1:
+			return best + off
+		case off < best && gcd(best-off, places) == 1:
+			return best - off
 		}
 	}
-	if best >= 0 {
-		w.mu.credit[candidates[best].Name] -= total
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
 	}
-	return best
+	return a
 }
 
 // Turn decides for each read of a session between the primary and the session's

@@ -182,11 +182,11 @@ func TestMarksAreBounded(t *testing.T) {
 	for i := range 3 * maxMarks {
 		c.MarkPrimary("db", usual, fmt.Appendf(nil, "SELECT c%d", i), 0, 100)
 	}
-	if n := c.marks.count.Load(); n > maxMarks {
+	if n := len(c.marks.all()); n != maxMarks {
 		t.Errorf("%d marks, limit %d", n, maxMarks)
 	}
 	c.MarkPrimary("db", usual, []byte("SELECT last"), 100, 200)
-	if n := c.marks.count.Load(); n != 1 {
+	if n := len(c.marks.all()); n != 1 {
 		t.Errorf("%d marks after the others had expired, want 1", n)
 	}
 }

@@ -8,15 +8,13 @@ import (
 
 // maxMarks bounds the marks of one classifier. One mark too few costs a round trip
 // to a standby, never a wrong answer.
-const maxMarks = 4096
+const maxMarks = 1024
 
-// marks are the shapes that a standby has refused, with their ends.
+// marks are the shapes that a standby has refused, with their ends. Every read is looked
+// up, and a change is rare: it makes a new map.
 type marks struct {
-	count atomic.Int64 // len(m), read without the lock
-	mu    struct {
-		sync.RWMutex
-		m map[mark]int64
-	}
+	current atomic.Pointer[map[mark]int64] // nil: there was never one
+	change  sync.Mutex                     // held by who makes the next current
 }
 
 // mark names a shape by its hash: a collision sends one more statement to the primary.
@@ -31,39 +29,31 @@ type mark struct {
 func (c *Classifier) MarkPrimary(database string, settings LexSettings, sql []byte, now, until int64) {
 	var s Scratch
 	s.fill(nil, settings, sql)
-	k := mark{database, maphash.Bytes(c.seed, s.key[:s.shape])}
-	c.marks.mu.Lock()
-	defer c.marks.mu.Unlock()
-	if c.marks.mu.m == nil {
-		c.marks.mu.m = make(map[mark]int64)
-	}
-	m := c.marks.mu.m
-	if len(m) >= maxMarks {
-		for old, end := range m {
-			if end <= now {
-				delete(m, old)
-			}
+	c.marks.change.Lock()
+	defer c.marks.change.Unlock()
+	next := map[mark]int64{{database, maphash.Bytes(c.seed, s.key[:s.shape])}: until}
+	for old, end := range c.marks.all() {
+		if _, again := next[old]; !again && end > now && len(next) < maxMarks {
+			next[old] = end
 		}
 	}
-	if len(m) >= maxMarks {
-		for old := range m {
-			delete(m, old)
-			break
-		}
+	c.marks.current.Store(&next)
+}
+
+func (m *marks) all() map[mark]int64 {
+	if p := m.current.Load(); p != nil {
+		return *p
 	}
-	m[k] = until
-	c.marks.count.Store(int64(len(m)))
+	return nil
 }
 
 // Marked tells whether the text that scratch was last used for must go to the
 // primary at the time now although it is a read.
 func (c *Classifier) Marked(database string, scratch *Scratch, now int64) bool {
-	if c.marks.count.Load() == 0 {
+	all := c.marks.all()
+	if len(all) == 0 {
 		return false
 	}
-	k := mark{database, maphash.Bytes(c.seed, scratch.key[:scratch.shape])}
-	c.marks.mu.RLock()
-	defer c.marks.mu.RUnlock()
-	until, ok := c.marks.mu.m[k]
+	until, ok := all[mark{database, maphash.Bytes(c.seed, scratch.key[:scratch.shape])}]
 	return ok && now < until
 }
