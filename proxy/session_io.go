@@ -34,6 +34,7 @@ type peer struct {
 type writing struct {
 	to     *peer
 	pieces [][]byte
+	own    []byte // the core's own bytes among them, and then its next buffer
 }
 
 // collect takes what the core has put out for a peer: to be written by the
@@ -53,7 +54,7 @@ func (w *writing) collect(p *peer, out *session.Output, input []byte) {
 		return
 	}
 	p.busy = true
-	w.to, w.pieces = p, pieces
+	w.to, w.pieces, w.own = p, pieces, out.Swap(w.own)
 }
 
 // outputs are what a goroutine writes after one call of the core, reused.

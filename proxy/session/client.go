@@ -59,8 +59,14 @@ func (c *Core) Client(b []byte) int {
 			if !c.dispatch(b, pos) {
 				return pos
 			}
+			copied := c.copies()
 			pos += c.heldLen
 			c.drop()
+			if copied {
+				n := alike(b[pos:], pgwire.CopyData)
+				c.server[Primary].out.forward(pos, pos+n)
+				pos += n
+			}
 		default:
 			if !c.lookOn(b[pos:]) {
 				return pos
@@ -72,6 +78,12 @@ func (c *Core) Client(b []byte) int {
 		}
 	}
 	return len(b)
+}
+
+// copies reports that what was held and has been sent is a CopyData for the COPY under
+// way, and that nothing else is done with those that follow it.
+func (c *Core) copies() bool {
+	return len(c.held) == 1 && c.held[0].typ == pgwire.CopyData && c.server[Primary].copyIn && c.again.slot == None
 }
 
 // decided reports that the held messages can go.

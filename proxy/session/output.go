@@ -5,7 +5,7 @@ package session
 // into the output. Both keep their order.
 type Output struct {
 	runs []run
-	own  []byte
+	own  []byte // of the pieces taken last, too, until something new is put out
 }
 
 // run is a range of the input (own false) or of Output.own.
@@ -14,12 +14,16 @@ type run struct {
 	own      bool
 }
 
+// maxSpare bounds the buffer that an output keeps for what comes next, in bytes.
+const maxSpare = 4 << 10
+
 // Empty reports whether there is nothing to write.
 func (o *Output) Empty() bool { return len(o.runs) == 0 }
 
 // Take appends the pieces to write, in order, to dst and empties the output. The
 // pieces alias input, which is the slice given to the call that filled the
-// output; what the core made itself belongs to the caller.
+// output, and a buffer of the output: they are valid until the next call of the core.
+// Who writes later takes the buffer over by Swap.
 func (o *Output) Take(dst [][]byte, input []byte) [][]byte {
 	for _, r := range o.runs {
 		if r.own {
@@ -29,21 +33,43 @@ func (o *Output) Take(dst [][]byte, input []byte) [][]byte {
 		}
 	}
 	o.runs = o.runs[:0]
-	o.own = nil
 	return dst
 }
 
+// Swap gives the caller the buffer of the pieces taken last, and the output another one
+// in its place, of which nobody needs the bytes any more: most often the one of the
+// last Swap. nil will do.
+func (o *Output) Swap(spare []byte) (own []byte) {
+	own, o.own = o.own, spare[:0]
+	return own
+}
+
 // discard empties the output.
-func (o *Output) discard() { o.runs, o.own = o.runs[:0], nil }
+func (o *Output) discard() { o.runs = o.runs[:0] }
 
 // forward adds a range of the input.
 func (o *Output) forward(from, to int) { o.add(from, to, false) }
 
 // write adds a copy of b.
-func (o *Output) write(b []byte) {
+func (o *Output) write(b []byte) { o.written(append(o.buffer(), b...)) }
+
+// buffer returns what the core makes itself is to be appended to, for written.
+func (o *Output) buffer() []byte {
+	switch {
+	case len(o.runs) > 0:
+	case cap(o.own) > maxSpare:
+		o.own = nil
+	default:
+		o.own = o.own[:0]
+	}
+	return o.own
+}
+
+// written adds what was appended to buffer.
+func (o *Output) written(own []byte) {
 	from := len(o.own)
-	o.own = append(o.own, b...)
-	o.add(from, len(o.own), true)
+	o.own = own
+	o.add(from, len(own), true)
 }
 
 func (o *Output) add(from, to int, own bool) {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
@@ -41,16 +42,34 @@ func (c *Core) Server(slot Slot, b []byte) int {
 		if !s.ready { // the connection was given up over this message
 			return len(b)
 		}
-		if forward {
-			c.forwardReply(slot, b, pos, have)
-		}
 		s.left, s.dropping = n-have, !forward
-		if s.left > 0 && forward {
-			c.mid = slot
+		if forward {
+			if typ == pgwire.DataRow || typ == pgwire.CopyData {
+				have += alike(b[pos+have:], typ) // reply would do the same with each of them
+			}
+			c.forwardReply(slot, b, pos, have)
+			if s.left > 0 {
+				c.mid = slot
+			}
 		}
 		pos += have
 	}
 	return pos
+}
+
+// alike returns the size of whole messages of that type with which b begins: of all of
+// them, or all but the last few bytes. It reads type and length at once, since a large
+// result is little else.
+func alike(b []byte, typ byte) (size int) {
+	for size+8 <= len(b) {
+		header := binary.BigEndian.Uint64(b[size : size+8])
+		length := int(uint32(header >> 24))
+		if byte(header>>56) != typ || length < 4 || length >= len(b)-size {
+			break
+		}
+		size += 1 + length
+	}
+	return size
 }
 
 // forwardReply passes a server's bytes on, now or when the message of the other

@@ -31,14 +31,18 @@ import (
 //	greeted             the client was told that TimeZone is UTC and DateStyle ISO
 //	share               the session is in transaction mode
 //
-// Each prints what came out since: bytes by peer, then what the core waits for.
+// Each prints what came out since: bytes by peer, then what the core waits for. It must
+// be the same whether the core is given the messages one by one or all at once.
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
-		p := newPlay(t)
-		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			return p.command(t, d)
+	for _, singly := range []bool{true, false} {
+		datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
+			p := newPlay(t)
+			p.singly = singly
+			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+				return p.command(t, d)
+			})
 		})
-	})
+	}
 }
 
 // play is one session under test with its surroundings.
@@ -51,6 +55,7 @@ type play struct {
 	ids    uint64
 
 	yielding bool
+	singly   bool // the core is given one message at a time
 }
 
 func newPlay(t testing.TB) *play {
@@ -79,10 +84,11 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 			p.unread = append(p.unread, clientMessage(t, strings.TrimSpace(line))...)
 		}
 	case "primary", "standby":
+		var b []byte
 		for line := range strings.Lines(d.Input) {
-			b := serverMessage(t, strings.TrimSpace(line))
-			p.server(slot[d.Cmd], b)
+			b = append(b, serverMessage(t, strings.TrimSpace(line))...)
 		}
+		p.server(slot[d.Cmd], b)
 	case "attach":
 		s := slot[d.CmdArgs[0].Key]
 		_, backend := p.core.Wanted()
@@ -135,11 +141,14 @@ func (p *play) command(t *testing.T, d *datadriven.TestData) string {
 
 // client gives the core what the client has sent until it takes no more.
 func (p *play) client() {
+	given := p.core.heldLen
 	for {
-		n := p.core.Client(p.unread)
-		p.take(p.unread)
+		given += p.piece(p.unread[given:], p.core.body.left)
+		n := p.core.Client(p.unread[:given])
+		p.take(p.unread[:given])
 		p.unread = p.unread[n:]
-		if n == 0 {
+		given -= n
+		if n == 0 && given == len(p.unread) {
 			return
 		}
 	}
@@ -147,12 +156,38 @@ func (p *play) client() {
 
 func (p *play) server(slot Slot, b []byte) {
 	p.rest[slot] = append(p.rest[slot], b...)
-	n := p.core.Server(slot, p.rest[slot])
-	if p.yielding {
-		p.core.Yield(true) // as the driver does
+	given := 0
+	for given < len(p.rest[slot]) {
+		s := &p.core.server[slot]
+		attached := s.ready
+		given += p.piece(p.rest[slot][given:], s.left)
+		n := p.core.Server(slot, p.rest[slot][:given])
+		if p.yielding {
+			p.core.Yield(true) // as the driver does
+		}
+		p.take(p.rest[slot][:given])
+		p.rest[slot] = p.rest[slot][n:]
+		given -= n
+		if attached && !s.ready {
+			p.rest[slot] = nil // the connection was given up
+		}
 	}
-	p.take(p.rest[slot])
-	p.rest[slot] = p.rest[slot][n:]
+}
+
+// piece returns how much of b the core is given at once, where left bytes more of a
+// message come first.
+func (p *play) piece(b []byte, left int) int {
+	if !p.singly {
+		return len(b)
+	}
+	if left == 0 {
+		_, n, ok, err := pgwire.Header(b)
+		if !ok || err != nil {
+			return len(b)
+		}
+		left = n
+	}
+	return min(left, len(b))
 }
 
 // take collects the outputs of one call.
