@@ -127,3 +127,50 @@ func TestReportComparesMedians(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetsAreOfWhatIsMeasured: a case or system that has another name than in the
+// target would never be measured.
+func TestTargetsAreOfWhatIsMeasured(t *testing.T) {
+	o, err := parseOptions([]string{"-targets"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured := map[[2]string]bool{}
+	for _, st := range stages(o) {
+		for _, c := range st.cases {
+			for _, d := range st.on(c, o) {
+				measured[[2]string{c.name, d.name}] = true
+			}
+		}
+	}
+	for _, target := range targets(o) {
+		if !measured[[2]string{target.benchCase, target.of}] || target.than != "" && !measured[[2]string{target.benchCase, target.than}] {
+			t.Errorf("no stage measures %q of %q and %q", target.benchCase, target.of, target.than)
+		}
+	}
+}
+
+func TestTargetIsJudged(t *testing.T) {
+	var p report
+	load := benchCase{name: "load"}
+	p.add(load, pgproxy, measurement{CPU: 11, Throughput: 70})
+	p.add(load, pgbouncer, measurement{CPU: 10, Throughput: 100})
+	p.add(load, pgpool, measurement{Err: "it ended"})
+	for _, c := range []struct {
+		target target
+		want   string
+	}{
+		{target{metric: perUnit, than: pgbouncer, most: 1.10}, "met"},
+		{target{metric: perUnit, than: pgbouncer, most: 1.09}, "missed"},
+		{target{metric: throughput, than: pgbouncer, least: 0.7}, "met"},
+		{target{metric: throughput, than: pgbouncer, least: 0.8}, "missed"},
+		{target{metric: perUnit, most: 10}, "missed"},
+		{target{metric: perUnit, than: pgpool, most: 9}, "pgpool: it ended"},
+		{target{metric: perUnit, than: direct, most: 9}, "direct was not measured"},
+	} {
+		c.target.benchCase, c.target.of = "load", pgproxy
+		if got := c.target.judge(&p).verdict(); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.target, got, c.want)
+		}
+	}
+}

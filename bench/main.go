@@ -24,6 +24,7 @@ type options struct {
 	systems  []string // empty: all
 	pgproxy  string   // the program to measure
 	output   string   // the JSON file
+	targets  bool     // measure what has a target
 
 	idle                int           // clients that only wait
 	idleTime            time.Duration // for which they are watched
@@ -63,6 +64,7 @@ func parseOptions(args []string) (options, error) {
 	flags.IntVar(&o.scale, "scale", 20, "scale factor of pgbench -i")
 	flags.StringVar(&o.pgproxy, "pgproxy", "bin/pgproxy", "the program to measure")
 	flags.StringVar(&o.output, "o", "bench.json", "file for the results in JSON")
+	flags.BoolVar(&o.targets, "targets", false, "measure only what has a target, and say which are met")
 	flags.IntVar(&o.idle, "idle", 10000, "clients that only wait")
 	flags.IntVar(&o.crowd, "crowd", 5000, "clients that share few server connections")
 	flags.IntVar(&o.crowdServers, "servers", 50, "server connections for -crowd")
@@ -127,6 +129,10 @@ func run(ctx context.Context, o options) (err error) {
 		if err := st.run(ctx, r, o, report); err != nil {
 			return err
 		}
+	}
+	if o.targets {
+		report.judge(o)
+		report.printTargets(os.Stdout)
 	}
 	return report.write(o.output)
 }

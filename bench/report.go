@@ -12,13 +12,14 @@ import (
 
 // report collects the measurements and becomes the tables and the JSON file.
 type report struct {
-	Started  time.Time `json:"started"`
-	Machine  machine   `json:"machine"`
-	Versions []version `json:"versions"`
-	Rounds   int       `json:"rounds"`
-	Seconds  float64   `json:"seconds"` // of one run of pgbench
-	Scale    int       `json:"scale"`
-	Results  []*result `json:"results"`
+	Started  time.Time   `json:"started"`
+	Machine  machine     `json:"machine"`
+	Versions []version   `json:"versions"`
+	Rounds   int         `json:"rounds"`
+	Seconds  float64     `json:"seconds"` // of one run of pgbench
+	Scale    int         `json:"scale"`
+	Results  []*result   `json:"results"`
+	Targets  []targetRow `json:"targets,omitempty"`
 }
 
 // result is one case on one system: the medians of its rounds.

@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 )
 
 // wants tells whether the command line asks for a case on a system.
 func (o options) wants(c benchCase, d definition) bool {
-	return o.cases.MatchString(c.name) && takes(o.systems, d.name) && takes(c.systems, d.name)
+	return o.cases.MatchString(c.name) && takes(o.systems, d.name) && takes(c.systems, d.name) &&
+		(!o.targets || slices.ContainsFunc(targets(o), func(t target) bool {
+			return t.benchCase == c.name && (t.of == d.name || t.than == d.name)
+		}))
 }
 
 // on returns the systems of the stage that take part in a case.
