@@ -102,6 +102,9 @@ func parseOptions(args []string) (options, error) {
 
 // run measures everything and takes everything down, whatever happens.
 func run(ctx context.Context, o options) (err error) {
+	if err := raiseFiles(uint64(max(o.idle, o.crowd) + 2000)); err != nil {
+		return err
+	}
 	// Package pgtest keeps things for later runs in the temporary directory; of this
 	// one nothing stays.
 	dir, err := os.MkdirTemp("", "pgproxy-bench-")
@@ -121,9 +124,6 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
 
-	if err := raiseFiles(uint64(2*max(o.idle, o.crowd) + 1000)); err != nil {
-		return err
-	}
 	report := newReport(ctx, r, o)
 	for _, st := range stages(o) {
 		if err := st.run(ctx, r, o, report); err != nil {

@@ -5,7 +5,7 @@
 // log, checked by cluster.Apply on this member's State before it is proposed, so
 // that an order that cannot be is refused with the reason and changes nothing.
 // Any member takes any order; the log forwards it to the leader. Pools, sessions,
-// kill, reload, stop and what was observed are those of the member that is asked.
+// kill, profile, reload, stop and what was observed are those of the member that is asked.
 //
 // # Who may
 //
@@ -42,6 +42,7 @@
 //	POST /v1/watchdog/remove  {"name"}
 //	POST /v1/vip/move  {"address", "member"}
 //	POST /v1/kill      {"session"}
+//	POST /v1/profile   {"seconds"}              a stream of one profile, in base64
 //	POST /v1/reload    {}
 //	POST /v1/stop      {}
 //

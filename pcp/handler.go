@@ -92,6 +92,7 @@ func (s *Server) verbs() map[string]verb {
 		"POST watchdog/remove": s.removeMember,
 		"POST vip/move":        s.settled(s.moveAddress),
 		"POST kill":            s.kill,
+		"POST profile":         s.profile,
 		"POST reload":          s.reload,
 		"POST stop":            s.stop,
 	}

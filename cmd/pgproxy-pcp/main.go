@@ -62,7 +62,7 @@ func usage(format string, args ...any) error { return usageError{fmt.Errorf(form
 const rootHelp = `Show what a running pgproxy knows about its cluster, and give it orders.
 
 Any member may be asked: what is ordered is forwarded to the leader. health, pools,
-sessions, kill, reload and stop are about the member that is asked.
+sessions, kill, profile, reload and stop are about the member that is asked.
 
 Without flags the member on this host is asked, on its Unix socket, which serves root
 and the user that pgproxy runs as. With --host or --port it is asked over TLS, where

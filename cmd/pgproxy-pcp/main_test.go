@@ -219,6 +219,26 @@ func TestOrders(t *testing.T) {
 	}
 }
 
+// TestProfile: the profile goes into the file, and what was done to standard output.
+func TestProfile(t *testing.T) {
+	socket := answers{"POST /v1/profile": func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); string(body) == `{"seconds":2.5}` {
+			says(`{"item":"cHByb2Y="}`, `{"done":"profiled"}`)(w, r)
+		}
+	}}.serve(t)
+	file := filepath.Join(t.TempDir(), "cpu.pprof")
+	status, stdout, stderr := operate(t.Context(), "--socket", socket, "profile", "--for", "2500ms", file)
+	if status != exitOK || stdout != "profiled\n" || stderr != "" {
+		t.Errorf("status %d, %q, %q", status, stdout, stderr)
+	}
+	if content, err := os.ReadFile(file); err != nil || string(content) != "pprof" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if status, _, stderr := operate(t.Context(), "--socket", socket, "profile", "--for", "0s", file); status != exitUsage || !strings.Contains(stderr, "not positive") {
+		t.Errorf("status %d, %q", status, stderr)
+	}
+}
+
 // TestFailures: one line on standard error, nothing on standard output, status 1.
 func TestFailures(t *testing.T) {
 	socket := answers{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 
@@ -88,6 +89,7 @@ and promote still works. The setting holds for all members, until it is changed 
 				return client.Kill(ctx, id)
 			}),
 		},
+		c.profileCommand(),
 		{
 			Use:   "reload",
 			Short: "Have the asked member read its configuration file again",
@@ -230,6 +232,31 @@ transactions still run through it; with --wait it returns when none does.`,
 		}),
 	}
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait that long for the transactions that run; exit 1 when some still do")
+	return cmd
+}
+
+func (c *console) profileCommand() *cobra.Command {
+	var length time.Duration
+	cmd := &cobra.Command{
+		Use:   "profile FILE",
+		Short: "Write what the processor time of the asked member goes into",
+		Long: `Watch for some seconds where the pgproxy that is asked spends its processor time, which
+costs it a few percent, and write the profile into FILE, for go tool pprof.`,
+		Example: "  pgproxy-pcp profile --for 30s cpu.pprof\n  go tool pprof -top cpu.pprof",
+		Args:    arguments("FILE"),
+		RunE: c.order(func(ctx context.Context, client *pcp.Client, args []string) (string, error) {
+			if length <= 0 {
+				return "", usage("--for %v is not positive", length)
+			}
+			return client.Profile(ctx, length, func(profile []byte) error {
+				if err := os.WriteFile(args[0], profile, 0o644); err != nil {
+					return fmt.Errorf("write profile: %w", err)
+				}
+				return nil
+			})
+		}),
+	}
+	cmd.Flags().DurationVar(&length, "for", 10*time.Second, "how long to watch")
 	return cmd
 }
 
