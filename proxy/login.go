@@ -103,7 +103,7 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	if network == "unix" || rules.tls.mode == SSLDisable {
 		return &dialed{Conn: raw, raw: raw}, nil
 	}
-	conn, err := rules.tls.secure(ctx, raw, host)
+	conn, err := rules.tls.secure(ctx, raw, address, host)
 	if err != nil {
 		_ = raw.Close()
 		return nil, err
@@ -115,8 +115,8 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 var errNoLogin = errors.New("the server does not let anybody log in")
 
 // secure asks the server for TLS. Only in mode prefer may it say no.
-func (b *backTLS) secure(ctx context.Context, raw net.Conn, host string) (*dialed, error) {
-	config, err := b.config(host)
+func (b *backTLS) secure(ctx context.Context, raw net.Conn, address, host string) (*dialed, error) {
+	config, err := b.config(address, host)
 	if err != nil {
 		return nil, err
 	}

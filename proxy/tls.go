@@ -79,8 +79,13 @@ func (f *frontTLS) identity() *identity {
 	return next
 }
 
-func (f *frontTLS) stat() (s stamps, err error) {
-	for i, path := range []string{f.cfg.CertFile, f.cfg.KeyFile, f.cfg.ClientCAFile} {
+func (f *frontTLS) stat() (stamps, error) {
+	return stampsOf(f.cfg.CertFile, f.cfg.KeyFile, f.cfg.ClientCAFile)
+}
+
+// stampsOf looks at files, of which those without a name are left out.
+func stampsOf(paths ...string) (s stamps, err error) {
+	for i, path := range paths {
 		if path == "" {
 			continue
 		}
@@ -98,12 +103,15 @@ func (f *frontTLS) load() (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load listen.tls.cert_file and key_file: %w", err)
 	}
+	// A client that keeps session tickets saves both sides the signatures. The tickets are
+	// good for this certificate only: its replacement has a Config with other keys. A
+	// client's certificate is looked at again when its session is resumed.
 	config := &tls.Config{
 		Certificates: []tls.Certificate{cert},
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{alpn},
-		// As PostgreSQL: a session that is resumed would outlive its certificates.
-		SessionTicketsDisabled: true,
+		// What is written at once is one record, and one system call, from the start.
+		DynamicRecordSizingDisabled: true,
 	}
 	if f.cfg.ClientCAFile != "" {
 		if config.ClientCAs, err = loadPool(f.cfg.ClientCAFile); err != nil {
@@ -126,11 +134,23 @@ func loadPool(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// backTLS is TLS towards the backends. The files are read at each handshake, which
-// costs more than they do.
+// maxTickets bounds the servers whose session tickets are kept.
+const maxTickets = 100
+
+// backTLS is TLS towards the backends. New files are taken for the next handshake.
 type backTLS struct {
-	mode SSLMode
-	cfg  BackendTLSConfig
+	mode    SSLMode
+	cfg     BackendTLSConfig
+	current atomic.Pointer[trust]
+}
+
+// trust is what is shown to servers, what is demanded of them, and the sessions with them
+// that can be resumed. It is immutable but for those.
+type trust struct {
+	certs    []tls.Certificate
+	roots    *x509.CertPool // nil: the chain is not looked at
+	sessions tls.ClientSessionCache
+	read     stamps
 }
 
 func newBackTLS(cfg BackendTLSConfig) (*backTLS, error) {
@@ -146,27 +166,64 @@ func newBackTLS(cfg BackendTLSConfig) (*backTLS, error) {
 	default:
 		return nil, fmt.Errorf("backend_tls.mode %q is not known", cfg.Mode)
 	}
-	_, err := b.config("")
+	_, err := b.trust()
 	return b, err
 }
 
-// config returns what a handshake with that host demands. As in libpq, mode require
-// checks the chain when there is a CA file, and mode prefer checks nothing.
-func (b *backTLS) config(host string) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+// trust returns what the files hold, and reads them where they are not those of before.
+func (b *backTLS) trust() (*trust, error) {
+	now, err := stampsOf(b.cfg.CertFile, b.cfg.KeyFile, b.cfg.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("read files of backend_tls: %w", err)
+	}
+	if t := b.current.Load(); t != nil && t.read == now {
+		return t, nil
+	}
+	t := &trust{sessions: tls.NewLRUClientSessionCache(maxTickets), read: now}
 	if b.cfg.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(b.cfg.CertFile, b.cfg.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("load backend_tls.cert_file and key_file: %w", err)
 		}
-		config.Certificates = []tls.Certificate{cert}
+		t.certs = []tls.Certificate{cert}
 	}
 	if b.mode != SSLPrefer && b.cfg.CAFile != "" {
-		pool, err := loadPool(b.cfg.CAFile)
-		if err != nil {
+		if t.roots, err = loadPool(b.cfg.CAFile); err != nil {
 			return nil, fmt.Errorf("load backend_tls.ca_file: %w", err)
 		}
-		config.RootCAs = pool
+	}
+	b.current.Store(t)
+	return t, nil
+}
+
+// sessionsOf are the sessions with one server. Without it all servers of a host would
+// have one, whatever their ports.
+type sessionsOf struct {
+	tls.ClientSessionCache
+	address string
+}
+
+// Get returns the last session with the server.
+func (s sessionsOf) Get(string) (*tls.ClientSessionState, bool) {
+	return s.ClientSessionCache.Get(s.address)
+}
+
+// Put keeps a session with the server.
+func (s sessionsOf) Put(_ string, state *tls.ClientSessionState) {
+	s.ClientSessionCache.Put(s.address, state)
+}
+
+// config returns what a handshake with that host demands, where the server is known by
+// address. As in libpq, mode require checks the chain when there is a CA file, and mode
+// prefer checks nothing.
+func (b *backTLS) config(address, host string) (*tls.Config, error) {
+	t, err := b.trust()
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: host, Certificates: t.certs, RootCAs: t.roots,
+		ClientSessionCache: sessionsOf{t.sessions, address}, DynamicRecordSizingDisabled: true,
 	}
 	if b.mode != SSLVerifyFull {
 		// The standard library knows only the check with the host's name.

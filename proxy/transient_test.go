@@ -57,7 +57,7 @@ func TestAnswersToTheRequestForTLS(t *testing.T) {
 			_, _ = io.ReadFull(server, make([]byte, 8)) // the request
 			_, _ = server.Write([]byte(tt.answer))
 		}()
-		_, err := (&backTLS{mode: tt.mode}).secure(t.Context(), conn, "h1")
+		_, err := (&backTLS{mode: tt.mode}).secure(t.Context(), conn, "", "h1")
 		conn.Close()
 		if (err == nil) != tt.good || err != nil && isTransient(err) != tt.transient {
 			t.Errorf("%q, mode %s: %v", tt.answer, tt.mode, err)
