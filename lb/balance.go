@@ -55,7 +55,8 @@ func UsableStandbys(state *cluster.State, observations map[string]cluster.Observ
 }
 
 // Wheel gives sessions to backends by weight: among any run of sessions as long as
-// the sum of the weights, each backend gets its weight exactly. One Wheel serves all
+// the sum of the weights, each backend gets its weight exactly; the first goes to the
+// first backend that has a weight. One Wheel serves all
 // sessions; it is safe for concurrent use, and equal calls in equal order give equal
 // choices.
 type Wheel struct {
@@ -72,7 +73,7 @@ func (w *Wheel) Next(candidates []Candidate) int {
 	// The weights lie side by side on a circle of that circumference. Steps that have no
 	// divisor in common with it meet each place once in a round, and steps near the golden
 	// section spread the places of one backend over it.
-	at := int(w.turns.Add(1) % total * step(total) % total)
+	at := int((w.turns.Add(1) - 1) % total * step(total) % total)
 	for i := range candidates {
 		c := &candidates[i]
 		if !c.Usable || c.Weight <= 0 {

@@ -24,7 +24,7 @@ func TestWheelSplitsExactlyByWeight(t *testing.T) {
 	for range 8 {
 		order = append(order, candidates[w.Next(candidates)].Name)
 	}
-	if got, want := strings.Join(order, " "), "h3 h3 h3 h2 h3 h3 h3 h2"; got != want {
+	if got, want := strings.Join(order, " "), "h2 h3 h3 h3 h2 h3 h3 h3"; got != want {
 		t.Errorf("order %s, want %s", got, want)
 	}
 }
