@@ -20,7 +20,7 @@ func (c *Core) keepAgain(slot Slot, b []byte, pos int) {
 	a := &c.again
 	if !c.batch.begun {
 		*a = again{buf: a.buf[:0], messages: a.messages[:0]}
-		if c.pooled() && slot == Primary && c.server[slot].tx == pgwire.TxIdle && c.server[slot].live == 0 {
+		if c.pooled() && slot == Primary && c.held[0].typ != pgwire.Query && c.server[slot].tx == pgwire.TxIdle && c.server[slot].live == 0 {
 			a.slot = slot
 		}
 	}
@@ -42,7 +42,7 @@ func (c *Core) keepAgain(slot Slot, b []byte, pos int) {
 // client; the answers that the server gives up to its Sync are swallowed.
 func (c *Core) runAgain(body []byte) bool {
 	a := &c.again
-	s := &c.server[Primary]
+	s := c.server[Primary]
 	if a.slot != Primary || !a.uses || !a.ended || string(pgwire.ErrorField(body, 'C')) != "0A000" || string(pgwire.ErrorField(body, 'R')) != "RevalidateCachedQuery" {
 		return false
 	}
@@ -64,7 +64,7 @@ func (c *Core) runAgain(body []byte) bool {
 // dropStale has a standby drop the shared statements of the batch that it refused for
 // the same reason, behind that batch.
 func (c *Core) dropStale(messages []message) {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	if !c.pooled() || !s.ready {
 		return
 	}

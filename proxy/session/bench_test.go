@@ -1,6 +1,7 @@
 package session
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -72,8 +73,7 @@ func extendedBatch(t testing.TB, sql, tag, tx string) exchange {
 // benchSession is a session with its driver, and the connection that waits in the pool.
 type benchSession struct {
 	core    *Core
-	idle    Attachment // of each slot
-	slot    Slot       // that all goes to
+	idle    [slots]Attachment
 	pieces  [][]byte
 	written int // bytes for the client
 }
@@ -88,17 +88,24 @@ func newBenchSession(b testing.TB, statements *Statements, choose string) *bench
 	for _, sql := range []string{"BEGIN", "UPDATE t SET a = 1", "SELECT a FROM t", "INSERT INTO t VALUES (1)", "END", "COPY t FROM STDIN"} {
 		env.verdicts[sql[0]] = p.env.Classify([]byte(sql))
 	}
-	s := &benchSession{core: New(env), slot: Primary, idle: Attachment{Backend: "h1", ID: 1, Fresh: true}}
-	if choose != "" {
-		s.slot, s.idle.Backend = Standby, choose
+	s := &benchSession{core: New(env)}
+	for slot, name := range map[Slot]string{Primary: "h1", Standby: "h2"} {
+		s.idle[slot] = Attachment{Backend: name, ID: uint64(slot), Fresh: true}
 	}
 	if statements != nil {
 		s.core.Share(statements, 100)
 	} else {
-		s.core.Attach(s.slot, s.idle)
+		s.core.Attach(Primary, s.idle[Primary])
 	}
 	s.run(b, exchangeOf(b, []string{"P s SELECT abalance FROM pgbench_accounts WHERE aid = $1", "S"}, []string{"1", "Z I"}))
 	return s
+}
+
+// all plays a transaction.
+func (s *benchSession) all(b testing.TB, transaction []exchange) {
+	for i := range transaction {
+		s.run(b, transaction[i])
+	}
 }
 
 // run plays an exchange as a driver does.
@@ -106,23 +113,27 @@ func (s *benchSession) run(b testing.TB, x exchange) {
 	c := s.core
 	done := c.Client(x.client)
 	if slot, _ := c.Wanted(); slot != None {
-		s.idle.Uses++
-		c.Attach(slot, s.idle)
-		s.idle.Fresh = false
+		s.idle[slot].Uses++
+		c.Attach(slot, s.idle[slot])
+		s.idle[slot].Fresh = false
 		done += c.Client(x.client[done:])
 	}
 	if done != len(x.client) {
 		b.Fatalf("the core has taken %d of %d bytes", done, len(x.client))
 	}
-	s.pieces = c.ToServer(s.slot).Take(s.pieces[:0], x.client)
-	if len(s.pieces) == 0 {
-		b.Fatal("nothing for the server")
+	slot := Primary
+	if c.ToServer(slot).Empty() {
+		slot = Standby
 	}
-	if n := c.Server(s.slot, x.server); n != len(x.server) {
+	s.pieces = c.ToServer(slot).Take(s.pieces[:0], x.client)
+	if len(s.pieces) == 0 {
+		b.Fatal("nothing for a server")
+	}
+	if n := c.Server(slot, x.server); n != len(x.server) {
 		b.Fatalf("the core has taken %d of %d bytes", n, len(x.server))
 	}
 	for _, d := range c.Detached() {
-		s.idle.Carried = d.Carried
+		s.idle[d.Slot].Carried = d.Carried
 	}
 	s.pieces = c.ToClient().Take(s.pieces[:0], x.server)
 	for _, piece := range s.pieces {
@@ -130,31 +141,27 @@ func (s *benchSession) run(b testing.TB, x exchange) {
 	}
 }
 
-// BenchmarkTransaction is what the core costs for one transaction, where connections are
-// the session's own and where they are lent for each of them, on the primary and, what may
-// go there, on a standby.
+// benchModes are where connections are the session's own and where they are lent for each
+// transaction, on the primary and, as far as that goes, on a standby.
+var benchModes = []struct {
+	name    string
+	session func(testing.TB) *benchSession
+}{
+	{"session", func(t testing.TB) *benchSession { return newBenchSession(t, nil, "") }},
+	{"transaction", func(t testing.TB) *benchSession { return newBenchSession(t, NewStatements(), "") }},
+	{"standby", func(t testing.TB) *benchSession { return newBenchSession(t, NewStatements(), "h2") }},
+}
+
+// BenchmarkTransaction is what the core costs for one transaction.
 func BenchmarkTransaction(b *testing.B) {
-	for _, mode := range []string{"session", "transaction", "standby"} {
-		for _, name := range []string{"simple", "extended", "prepared", "tpcb", "tpcb_extended"} {
-			transaction := benchTransactions(b)[name]
-			if mode == "standby" && len(transaction) > 1 {
-				continue
-			}
-			b.Run(mode+"/"+name, func(b *testing.B) {
-				var statements *Statements
-				choose := ""
-				switch mode {
-				case "transaction":
-					statements = NewStatements()
-				case "standby":
-					statements, choose = NewStatements(), "h2"
-				}
-				s := newBenchSession(b, statements, choose)
+	for _, mode := range benchModes {
+		transactions := benchTransactions(b)
+		for _, name := range slices.Sorted(maps.Keys(transactions)) {
+			b.Run(mode.name+"/"+name, func(b *testing.B) {
+				s := mode.session(b)
 				b.ReportAllocs()
 				for b.Loop() {
-					for i := range transaction {
-						s.run(b, transaction[i])
-					}
+					s.all(b, transactions[name])
 				}
 			})
 		}
@@ -174,7 +181,7 @@ func BenchmarkRows(b *testing.B) {
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
-		s.core.Server(s.slot, rows)
+		s.core.Server(Primary, rows)
 		s.pieces = s.core.ToClient().Take(s.pieces[:0], rows)
 		n += len(rows) / len(benchRow)
 	}
@@ -190,8 +197,20 @@ func BenchmarkCopyIn(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		s.core.Client(data)
-		s.pieces = s.core.ToServer(s.slot).Take(s.pieces[:0], data)
+		s.pieces = s.core.ToServer(Primary).Take(s.pieces[:0], data)
 		n += len(data) / len(benchRow)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/row")
+}
+
+// TestTransactionsAllocateNothing holds that in the steady state.
+func TestTransactionsAllocateNothing(t *testing.T) {
+	for _, mode := range benchModes {
+		for name, transaction := range benchTransactions(t) {
+			s := mode.session(t)
+			if allocs := testing.AllocsPerRun(100, func() { s.all(t, transaction) }); allocs > 0 {
+				t.Errorf("%s in %s: %v allocations", name, mode.name, allocs)
+			}
+		}
+	}
 }

@@ -4,7 +4,7 @@ package session
 // a write: its answer is not there, and it is neither known to be a read nor inside of a
 // transaction block that goes on.
 func (c *Core) MayCommit() bool {
-	s := &c.server[Primary]
+	s := c.server[Primary]
 	all := flights(s, false)
 	return c.garbled || uncertain(all, phaseOf(s.tx)) < len(all)
 }
@@ -17,6 +17,6 @@ func (c *Core) Awaits() bool {
 	if slot == None {
 		return c.sent.pending || c.decided()
 	}
-	all := flights(&c.server[slot], false)
+	all := flights(c.server[slot], false)
 	return len(all) > 0 && !all[0].live
 }

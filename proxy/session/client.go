@@ -1,8 +1,6 @@
 package session
 
 import (
-	"bytes"
-
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
 )
@@ -20,7 +18,7 @@ type message struct {
 	name    string      // Parse, Bind, Describe, Close of a statement: its name
 	stmt    bool        // Describe, Close: of a statement, not of a portal
 	seq     uint64      // of the last change of the namespace before it
-	op      *op         // Parse, Close, Query: what it does to the namespace
+	op      uint64      // Parse, Close, Query: what it does to the namespace
 	text    []byte      // replaces the message on the way to the server
 }
 
@@ -48,7 +46,7 @@ func (c *Core) Client(b []byte) int {
 		case c.body.left > 0:
 			n := min(len(b)-pos, c.body.left)
 			if c.body.to != None {
-				c.server[c.body.to].out.forward(pos, pos+n)
+				c.out[c.body.to].forward(pos, pos+n)
 			}
 			pos += n
 			c.body.left -= n
@@ -64,7 +62,7 @@ func (c *Core) Client(b []byte) int {
 			c.drop()
 			if copied {
 				n := alike(b[pos:], pgwire.CopyData)
-				c.server[Primary].out.forward(pos, pos+n)
+				c.out[Primary].forward(pos, pos+n)
 				pos += n
 			}
 		default:
@@ -159,7 +157,7 @@ func (c *Core) lookOn(b []byte) bool {
 // that, and says so.
 func (c *Core) terminate(raw []byte) {
 	for slot := Primary; slot <= Standby; slot++ {
-		if s := &c.server[slot]; s.copyIn {
+		if s := c.server[slot]; s.copyIn {
 			s.out.write(raw)
 			c.ending = true
 			return
@@ -312,12 +310,15 @@ func (c *Core) lookParse(m *message, b []byte) {
 	if !ok {
 		return
 	}
-	st := &statement{name: string(name), version: c.names.nextVersion(), verdict: unsafeText}
+	st := c.newStatement(name)
 	if sql, _, whole := pgwire.CString(rest); whole {
 		st.verdict = c.env.Classify(sql)
 		if _, n, _, _ := pgwire.Header(b); n == len(b) {
 			c.keepParse(st, b)
 		}
+	}
+	if len(st.parse) == 0 { // but for a buffer
+		st.parse = nil
 	}
 	m.st, m.verdict, m.name = st, st.verdict, st.name
 	m.prev = c.names.lookup(name)
@@ -327,6 +328,25 @@ func (c *Core) lookParse(m *message, b []byte) {
 		c.renewShow(st)
 		m.text = st.parse
 	}
+}
+
+// newStatement returns a statement of that name. An unnamed one takes the place of one
+// that is nobody's any more.
+func (c *Core) newStatement(name []byte) (st *statement) {
+	n := &c.names
+	if old := n.old; len(name) > 0 || old == nil || old == n.portal || len(n.portals) > 0 || len(n.ops) > 0 ||
+		len(c.held) > 0 || len(c.sent.messages) > 0 || c.server[Primary].pending() > 0 || c.server[Standby].pending() > 0 {
+		st = &statement{name: string(name)}
+	} else {
+		n.old = nil
+		*old = statement{parse: old.parse[:0]}
+		if cap(old.parse) > maxSpare {
+			old.parse = nil
+		}
+		st = old
+	}
+	st.version, st.verdict = n.nextVersion(), unsafeText
+	return st
 }
 
 // keepParse keeps what makes the statement on another server.
@@ -340,7 +360,7 @@ func (c *Core) keepParse(st *statement, b []byte) {
 			return
 		}
 	}
-	st.parse = bytes.Clone(b)
+	st.parse = append(st.parse, b...)
 }
 
 // renewShow puts the present rows into a statement that stands for a SHOW

@@ -85,7 +85,7 @@ func (c *Core) unconfirmed() bool {
 // cannot be asked.
 func (c *Core) confirmNow() bool {
 	v := &c.seen
-	p, s := &c.server[Primary], &c.server[Standby]
+	p, s := c.server[Primary], c.server[Standby]
 	switch {
 	case c.pooled() && !p.ready:
 		c.attaching = Primary
@@ -119,7 +119,7 @@ func (c *Core) loseConfirm(slot Slot) {
 	if v.stage == confirmWait {
 		c.floor.waiting = false
 	}
-	s := &c.server[slot]
+	s := c.server[slot]
 	for i := s.head; i < len(s.ring); i++ {
 		if s.ring[i].confirm {
 			v.owed--

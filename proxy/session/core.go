@@ -105,8 +105,8 @@ type Attachment struct {
 // It is not safe for concurrent use.
 type Core struct {
 	env    Env
-	client Output
-	server [slots]server
+	out    [slots]Output  // for the client (None), and for the servers
+	server [slots]*server // noServer where there is none
 
 	batch batch
 	held  []message // looked at and not sent, oldest first
@@ -196,38 +196,30 @@ type batch struct {
 // New starts the core of a session whose startup is over. Its server
 // connections are attached by Attach.
 func New(env Env) *Core {
-	return &Core{env: env}
+	return &Core{env: env, server: [slots]*server{noServer, noServer, noServer}}
 }
 
 // ToClient is what is to be written to the client after a call.
-func (c *Core) ToClient() *Output { return &c.client }
+func (c *Core) ToClient() *Output { return &c.out[None] }
 
 // ToServer is what is to be written to the server in that slot after a call.
-func (c *Core) ToServer(slot Slot) *Output { return &c.server[slot].out }
+func (c *Core) ToServer(slot Slot) *Output { return &c.out[slot] }
 
 // Closed reports that the session is over once the outputs are written.
 func (c *Core) Closed() bool { return c.closed }
 
 // Attach puts a server connection into a slot.
 func (c *Core) Attach(slot Slot, a Attachment) {
-	s := &c.server[slot]
-	*s = server{
-		ready: true, used: !a.Fresh, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name, loan: exact{a.ID, a.Uses},
-		tx: pgwire.TxIdle, out: s.out,
+	s := (*server)(a.Carried)
+	if s == nil {
+		s = &server{}
+		if c.settings.name != "" {
+			s.settings = setName(a.Name)
+		}
 	}
-	if s.run == 0 {
-		s.run = a.ID | unknownRun
-	}
+	s.lend(a, &c.out[slot])
+	c.server[slot] = s
 	s.behind = slot == Primary && len(c.names.known) > 0 && !c.pooled()
-	if !a.Fresh {
-		s.unnamed = staleVersion
-	}
-	switch {
-	case a.Carried != nil:
-		s.carry(a.Carried)
-	case c.settings.name != "":
-		s.settings = setName(a.Name)
-	}
 	if c.follows(s.loan) {
 		s.foreign = false
 	}
@@ -272,11 +264,11 @@ func (c *Core) AttachFailed(slot Slot, raw []byte) {
 }
 
 // Detached returns the connections given back since the last call. They are not
-// the session's any more.
+// the session's any more. The slice is valid until the next call of the core.
 func (c *Core) Detached() []Detachment {
 	c.rest()
 	d := c.detach
-	c.detach = nil
+	c.detach = c.detach[:0]
 	return d
 }
 
@@ -295,7 +287,7 @@ func (c *Core) Yield(on bool) {
 // OnPrimary reports that the session has something unfinished on the primary: a
 // batch or an answer under way, or a transaction.
 func (c *Core) OnPrimary() bool {
-	s := &c.server[Primary]
+	s := c.server[Primary]
 	return s.ready && (s.pending() > 0 || s.left > 0 || s.tx != pgwire.TxIdle || s.unsynced || s.copyIn || s.fatal ||
 		c.batch.open && c.batch.slot == Primary && c.batch.given || c.body.left > 0 && c.body.to == Primary || c.garbled)
 }
@@ -323,7 +315,7 @@ type Leftovers struct {
 
 // Leftovers tells whether the connection in that slot can go back to a pool.
 func (c *Core) Leftovers(slot Slot) Leftovers {
-	s := &c.server[slot]
+	s := c.server[slot]
 	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
 	return Leftovers{
 		// DISCARD ALL empties custom settings and does not remove them.
@@ -341,7 +333,7 @@ func (s *server) quiet() bool {
 
 // giveBack takes the connection out of the slot.
 func (c *Core) giveBack(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	d := Detachment{Slot: slot, Leftovers: c.Leftovers(slot)}
 	if slot == Primary && (s.written || c.follows(s.loan)) {
 		c.written = exact{}
@@ -351,12 +343,21 @@ func (c *Core) giveBack(slot Slot) {
 	}
 	bound := slot == Primary && c.pins&pinBound != 0
 	if c.pooled() && !bound && s.private == 0 && s.tx == pgwire.TxIdle && !s.leftover {
-		d.Carried = s.carried()
+		if cap(s.ring) > maxIdleRing {
+			s.ring = nil
+		}
+		d.Carried = (*Carried)(s)
 		d.Clean = true
 		d.Reusable = d.Reusable || len(s.custom) > 0 && s.quiet() && c.body.to != slot
 	}
 	c.detach = append(c.detach, d)
-	c.server[slot] = server{out: s.out}
+	c.remove(slot)
+}
+
+// remove leaves the slot without a server.
+func (c *Core) remove(slot Slot) {
+	c.server[slot].ready = false
+	c.server[slot] = noServer
 }
 
 // ClientGone tells that the client sent Terminate or closed its side. What is in
@@ -409,7 +410,7 @@ func (c *Core) busy() Slot {
 // txSlot returns the slot whose server is inside a transaction block.
 func (c *Core) txSlot() Slot {
 	for _, slot := range []Slot{Primary, Standby} {
-		if s := &c.server[slot]; s.ready && s.tx != pgwire.TxIdle && !s.rollingBack {
+		if s := c.server[slot]; s.ready && s.tx != pgwire.TxIdle && !s.rollingBack {
 			return slot
 		}
 	}
@@ -422,7 +423,7 @@ func (c *Core) toClient(from Slot, b []byte) {
 		c.deferred = append(c.deferred, b...)
 		return
 	}
-	c.client.write(b)
+	c.out[None].write(b)
 }
 
 // ownError makes an ErrorResponse of severity ERROR of pgproxy's own.

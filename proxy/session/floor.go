@@ -135,7 +135,7 @@ func (c *Core) caughtUp(backend string, run uint64) bool {
 // standbyHolds reports that the server behind the standby's connection is still the one
 // that the choice was made for; else the batch is to be routed again.
 func (c *Core) standbyHolds() bool {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	if c.busy() == Standby || c.readOnly.open || c.batch.given || s.run == c.floor.run || c.batch.standbyRun == s.run {
 		return true
 	}

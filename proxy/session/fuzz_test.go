@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -140,9 +141,12 @@ func (f *feed) step(t *testing.T, o byte) string {
 func (f *feed) inside(t *testing.T) string {
 	c := f.core
 	for _, slot := range []Slot{Primary, Standby} {
-		if s := &c.server[slot]; s.live < 0 || s.live > s.pending() {
+		if s := c.server[slot]; s.live < 0 || s.live > s.pending() {
 			t.Fatalf("%v: %d of %d answers are the client's", slot, s.live, s.pending())
 		}
+	}
+	if !reflect.DeepEqual(noServer, &server{}) {
+		t.Fatalf("something was noted of no server: %+v", noServer)
 	}
 	if len(c.sent.buf) > 2*maxLook {
 		t.Fatalf("%d bytes are kept for the primary", len(c.sent.buf))

@@ -40,7 +40,7 @@ func (c *Core) primaryEnds(severity, code string, body []byte) bool {
 	case severity == "PANIC", code == "57P02", code == "57P03": // its end follows
 		return false
 	case code == "57P01":
-		p := &c.server[Primary]
+		p := c.server[Primary]
 		c.judge = judge{open: true, raw: pgwire.AppendMessage(nil, pgwire.ErrorResponse, body), from: Attachment{Backend: p.backend, Server: p.began}}
 		return false
 	}

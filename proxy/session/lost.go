@@ -26,13 +26,13 @@ import (
 
 // ServerClosed tells that the connection in that slot has ended.
 func (c *Core) ServerClosed(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if !s.ready {
 		return
 	}
 	if slot == Primary && c.judge.open {
 		c.judge.closed = true
-		s.out.discard()
+		c.out[slot].discard()
 		return
 	}
 	c.settleOldest(slot)
@@ -43,20 +43,19 @@ func (c *Core) ServerClosed(slot Slot) {
 		c.noteWrite()
 	}
 	c.loseConfirm(slot)
-	gone := *s
-	*s = server{out: gone.out}
-	s.out.discard()
+	c.remove(slot)
+	c.out[slot].discard()
 	switch {
 	case c.closed:
 		return
-	case gone.left > 0 && !gone.dropping, slot == Primary && c.garbled:
+	case s.left > 0 && !s.dropping, slot == Primary && c.garbled:
 		c.closed = true
 		return
 	case slot == Standby && c.sent.pending:
 		return // its batches wait for the primary already
 	}
-	open := gone.unsynced || c.batch.open && c.batch.slot == slot && c.batch.begun
-	if slot == Primary && c.deafened(gone.live > 0 || open, gone.tx) {
+	open := s.unsynced || c.batch.open && c.batch.slot == slot && c.batch.begun
+	if slot == Primary && c.deafened(s.live > 0 || open, s.tx) {
 		return
 	}
 	l := loss{text: "the standby was lost while it answered"}
@@ -64,7 +63,7 @@ func (c *Core) ServerClosed(slot Slot) {
 		l = loss{text: "the connection to the primary was lost", pins: c.pins & pinBound &^ c.listens.kept()}
 		c.pins &^= l.pins
 	}
-	c.leftBy(slot, &gone, open, l)
+	c.leftBy(slot, s, open, l)
 	c.listenAgain()
 }
 
@@ -72,7 +71,7 @@ func (c *Core) ServerClosed(slot Slot) {
 // that would say is known: a statement that has been answered outside of a transaction
 // was committed before.
 func (c *Core) settleOldest(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	e := s.next()
 	if e == nil || e.inject || e.failed || s.left > 0 || s.done != 1 || s.at != outside || e.fate.statements != 1 {
 		return
@@ -357,7 +356,7 @@ func (c *Core) forgetTransaction(slot Slot) {
 	if c.body.left > 0 && c.body.to == slot {
 		c.body.to = None
 	}
-	c.sent = sent{}
+	c.sent.begin(sent{})
 	c.readOnly = readOnly{}
 	c.names.forgetPortals()
 	c.names.portal = nil
@@ -387,7 +386,7 @@ func (c *Core) lookAnew() {
 // leaveBatches gives up the oldest batch of a standby, which has answered a part of it,
 // as if the standby were lost; those behind it go to the primary.
 func (c *Core) leaveBatches(l loss) {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	gone := *s
 	gone.ring = append([]expect(nil), s.ring...)
 	open := c.batch.open && c.batch.slot == Standby && c.batch.begun

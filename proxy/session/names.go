@@ -1,6 +1,8 @@
 package session
 
 import (
+	"slices"
+
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
 )
@@ -59,10 +61,9 @@ func (st *statement) executed() *lb.Verdict {
 
 // op is a change of the namespace by a client's message whose answer is due.
 type op struct {
-	seq     uint64 // orders it among the messages
-	name    string
-	st      *statement // nil: the name is freed
-	pending bool
+	seq  uint64 // orders it among the messages, and stands for it there; never 0
+	name string
+	st   *statement // nil: the name is freed
 }
 
 // names is the one namespace of prepared statements of the session. What is due
@@ -71,7 +72,8 @@ type names struct {
 	known    map[string]*statement
 	sqls     int // how many of them SQL PREPARE has made
 	unnamed  *statement
-	ops      []*op
+	old      *statement // was unnamed before it, nil: none
+	ops      []op       // by seq
 	versions uint64
 	blocks   *Statements // gives out blocks of versions; nil: they are the session's own
 	left     int         // of the block
@@ -116,36 +118,35 @@ func (n *names) lookupAt(name []byte, seq uint64) *statement {
 }
 
 // change notes that a client's message will bind name to st.
-func (n *names) change(name string, st *statement) *op {
+func (n *names) change(name string, st *statement) (seq uint64) {
 	n.seq++
-	o := &op{seq: n.seq, name: name, st: st, pending: true}
-	n.ops = append(n.ops, o)
-	return o
+	n.ops = append(n.ops, op{seq: n.seq, name: name, st: st})
+	return n.seq
 }
 
 // confirm is called when the server has carried the change out.
-func (n *names) confirm(o *op) {
-	if n.remove(o) {
+func (n *names) confirm(seq uint64) {
+	if o, ok := n.remove(seq); ok {
 		n.set(o.name, o.st)
 	}
 }
 
 // confirmNone is called when it has not, and the name is free since.
-func (n *names) confirmNone(o *op) {
-	if o != nil && o.pending {
-		n.cancel(o)
+func (n *names) confirmNone(seq uint64) {
+	if o, ok := n.cancel(seq); ok {
 		n.set(o.name, nil)
 	}
 }
 
 // cancel is called when the server has skipped the change.
-func (n *names) cancel(o *op) {
-	if n.remove(o) {
+func (n *names) cancel(seq uint64) (o op, ok bool) {
+	if o, ok = n.remove(seq); ok {
 		n.surprises++
 		if o.st != nil {
 			o.st.void = true
 		}
 	}
+	return o, ok
 }
 
 // bySQL is called when a statement has bound a name, or freed it (st nil).
@@ -154,22 +155,16 @@ func (n *names) bySQL(name string, st *statement) {
 	n.set(name, st)
 }
 
-func (n *names) remove(o *op) bool {
-	if o == nil || !o.pending {
-		return false
-	}
-	o.pending = false
-	for i := range n.ops {
-		if n.ops[i] == o {
-			if i == 0 { // most often: answers come in order
-				n.ops[0], n.ops = nil, n.ops[1:]
-			} else {
-				n.ops = append(n.ops[:i], n.ops[i+1:]...)
-			}
-			return true
+// remove takes a change from those that are due; false: it is none of them any more.
+func (n *names) remove(seq uint64) (o op, ok bool) {
+	for i := range n.ops { // most often the first: answers come in order
+		if n.ops[i].seq == seq {
+			o = n.ops[i]
+			n.ops = slices.Delete(n.ops, i, i+1)
+			return o, true
 		}
 	}
-	panic("BUG: a pending change of the namespace is not listed")
+	return o, false
 }
 
 // maxKept bounds what is kept of the statements that have a name, in bytes.
@@ -220,6 +215,9 @@ func (n *names) set(name string, st *statement) {
 	}
 	switch {
 	case name == "":
+		if n.unnamed != nil && n.unnamed.show == "" {
+			n.old = n.unnamed
+		}
 		n.unnamed = st
 	case st == nil:
 		delete(n.known, name)

@@ -34,7 +34,7 @@ func (c *Core) foresee(slot Slot, v *lb.Verdict) {
 	if v == nil || v.Effects == 0 {
 		return
 	}
-	s := &c.server[slot]
+	s := c.server[slot]
 	if v.Effects&(lb.EffectMeaning|lb.EffectResetAll|lb.EffectDiscardAll|lb.EffectUnknownInSession|lb.EffectMayChangeState) != 0 {
 		s.skewed = true
 	}
@@ -105,7 +105,7 @@ func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
 	if v.Effects&lb.EffectSetConfig == 0 {
 		return
 	}
-	s := &c.server[slot]
+	s := c.server[slot]
 	changes, ok := c.setConfig(sql)
 	if !ok {
 		c.pins |= pinUnknown
@@ -145,7 +145,9 @@ func (c *Core) resolveDoubts() {
 			return
 		case v.Effects&lb.EffectMayChangeState != 0:
 			c.pins |= pinUnknown
-			c.server[Primary].leftover = true
+			if p := c.server[Primary]; p.ready {
+				p.leftover = true
+			}
 		}
 	}
 	c.doubts = nil
@@ -155,7 +157,7 @@ func (c *Core) resolveDoubts() {
 // foreseeBehind does so once more for what was sent behind a statement that has ended
 // the session's pins, or has told of them.
 func (c *Core) foreseeBehind(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	for i := s.head; i < len(s.ring); i++ {
 		e := &s.ring[i]
 		sql := e.text

@@ -9,15 +9,9 @@ import (
 	"github.com/pgproxy/pgproxy/lb"
 )
 
-// Carried is what a server connection keeps from one session to the next where it is
-// not reset in between.
-type Carried struct {
-	names    map[string]made
-	uses     uint64
-	settings string   // key of those that it has
-	custom   []string // custom settings that it knows
-	written  bool     // currval and lastval may have values
-}
+// Carried is what is known of a server connection that goes from one session to the next
+// and is not reset in between.
+type Carried server
 
 // Share makes the session one that keeps a server connection for a transaction only:
 // its settings and prepared statements follow it, and those of a server connection
@@ -70,7 +64,7 @@ func (c *Core) rest() {
 
 // resting reports that nothing binds the session to the connection in that slot.
 func (c *Core) resting(slot Slot) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	switch {
 	case !s.ready || s.tx != pgwire.TxIdle || s.pending() > 0 || s.left > 0:
 		return false
@@ -88,7 +82,7 @@ func (c *Core) resting(slot Slot) bool {
 // tidy removes what only this session may have there, or finds out whether something
 // still is; true: the answer comes first.
 func (c *Core) tidy(slot Slot) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if slot == Primary && c.pins&pinBound != 0 {
 		c.unpinDue = false
 		if c.pins&(pinUnknown|pinDoubt) == 0 {

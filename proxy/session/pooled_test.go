@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +78,9 @@ func simulatePooled(t *testing.T, seed uint64) {
 	for i, s := range both {
 		s.client = inFailed(s.client)
 		s.compare(seed, scripts[i], inFailed(references[i].out))
+	}
+	if !reflect.DeepEqual(noServer, &server{}) {
+		t.Fatalf("seed %d: something was noted of no server: %+v", seed, noServer)
 	}
 	for _, s := range both {
 		if s.core.pins&pinBound == 0 && s.servers[Primary] != nil || s.servers[Standby] != nil {

@@ -24,7 +24,7 @@ type lacking struct {
 
 // makeReady sees to that; false: what is in flight must be answered first.
 func (c *Core) makeReady(slot Slot) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if !c.pooled() || c.batch.begun || c.batch.verified || c.heldCopy() {
 		return true
 	}
@@ -55,7 +55,7 @@ func (c *Core) makeReady(slot Slot) bool {
 
 // ownSequences sees to it that currval and lastval give the session's own values, or none.
 func (c *Core) ownSequences(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if c.batch.lastValue {
 		c.statements.sequences.Store(true)
 	}
@@ -71,7 +71,7 @@ func (c *Core) ownSequences(slot Slot) {
 
 // lacking returns what the held messages need that the server has not.
 func (c *Core) lacking(slot Slot) (all []lacking) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	bySQL := func(name string, st *statement) {
 		if st == nil && s.version(name) != 0 || st != nil && s.version(name) != st.version {
 			all = append(all, lacking{name: name, st: st})
@@ -110,7 +110,7 @@ func (c *Core) lacking(slot Slot) (all []lacking) {
 // verify makes a statement anew and has the server say what its result is. Inside of a
 // transaction the Describe behind makeStatement does so.
 func (c *Core) verify(slot Slot, st *statement) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	name := st.shared.name
 	if s.names[name].row == st.row {
 		return // the batch uses it twice

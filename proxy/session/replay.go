@@ -22,6 +22,16 @@ type sent struct {
 	skip    int  // answers of the primary that the client had from the standby already
 }
 
+// begin forgets what was kept and goes on with something else.
+func (t *sent) begin(next sent) {
+	clear(t.messages)
+	next.buf, next.messages = t.buf[:0], t.messages[:0]
+	if cap(next.buf) > maxWhole {
+		next.buf = nil
+	}
+	*t = next
+}
+
 // keep remembers a message sent to the standby.
 func (t *sent) keep(m *message, b []byte) {
 	k := *m
@@ -59,11 +69,9 @@ func (t *sent) trim(keepAnswered bool) {
 	}
 	t.from = t.done // not to be repeated, also while there is more behind it
 	if t.done == len(t.messages) {
-		if cap(t.buf) > maxWhole {
-			t.buf = nil
-		}
-		clear(t.messages)
-		t.buf, t.messages, t.from, t.done, t.partial = t.buf[:0], t.messages[:0], 0, 0, false
+		next := *t
+		next.from, next.done, next.partial = 0, 0, false
+		t.begin(next)
 	}
 }
 
@@ -109,7 +117,7 @@ func (c *Core) standbyBound() bool {
 // standbyError decides what becomes of an error of the standby; true: the
 // client does not see it.
 func (c *Core) standbyError(e *expect, code string, body []byte) bool {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	// The result of a prepared statement has changed: no fault of the standby.
 	planChanged := string(pgwire.ErrorField(body, 'R')) == "RevalidateCachedQuery"
 	bound := c.standbyBound()
@@ -192,7 +200,7 @@ func (c *Core) substitute(raw []byte) { c.toClient(Standby, raw) }
 
 // skipAfterOwnError treats the standby's current message as failed.
 func (c *Core) skipAfterOwnError() {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	e := s.next()
 	c.settings.failed = true
 	e.failed, c.sent.failed = true, true
@@ -215,7 +223,7 @@ func (c *Core) stopMove() {
 // replay gives all unanswered batches of the standby to the primary. What the
 // standby still answers is swallowed.
 func (c *Core) replay() {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	if s.ready && (c.busy() == Standby || c.batch.slot == Standby || c.readOnly.open) {
 		s.swallow()
 		c.leaveStandby()
@@ -246,7 +254,7 @@ func (c *Core) dropOwed(s *server) {
 
 // leaveStandby ends what is open on the standby: the batch, the transaction.
 func (c *Core) leaveStandby() {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	if c.batch.open && c.batch.slot == Standby {
 		c.inject(Standby, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 	}
@@ -288,7 +296,7 @@ func (c *Core) keepRead(m *message, b []byte) {
 	switch {
 	case t.partial:
 	case c.server[Primary].tx != pgwire.TxIdle || len(t.buf)+len(b) > maxLook || c.batch.part || !c.repeatable(m):
-		*t = sent{partial: true, skip: t.skip, slot: Primary}
+		t.begin(sent{partial: true, skip: t.skip, slot: Primary})
 	default:
 		t.slot = Primary
 		t.keep(m, b)

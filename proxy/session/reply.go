@@ -10,13 +10,13 @@ import (
 // Server feeds bytes that the server in that slot sent, and returns how many of
 // them are done with; the driver gives the rest again, followed by more.
 func (c *Core) Server(slot Slot, b []byte) int {
-	s := &c.server[slot]
+	s := c.server[slot]
 	pos := 0
-	for pos < len(b) {
+	for pos < len(b) && s.ready {
 		if s.left > 0 {
 			n := min(len(b)-pos, s.left)
 			if !s.dropping {
-				c.client.forward(pos, pos+n)
+				c.out[None].forward(pos, pos+n)
 			}
 			pos += n
 			s.left -= n
@@ -39,8 +39,8 @@ func (c *Core) Server(slot Slot, b []byte) int {
 			return pos
 		}
 		forward := c.reply(slot, typ, b[pos+pgwire.HeaderLen:pos+have])
-		if !s.ready { // the connection was given up over this message
-			return len(b)
+		if !s.ready {
+			break
 		}
 		s.left, s.dropping = n-have, !forward
 		if forward {
@@ -53,6 +53,9 @@ func (c *Core) Server(slot Slot, b []byte) int {
 			}
 		}
 		pos += have
+	}
+	if !s.ready { // the connection was given up, maybe over one of these messages
+		return len(b)
 	}
 	return pos
 }
@@ -79,7 +82,7 @@ func (c *Core) forwardReply(slot Slot, b []byte, pos, n int) {
 		c.deferred = append(c.deferred, b[pos:pos+n]...)
 		return
 	}
-	c.client.forward(pos, pos+n)
+	c.out[None].forward(pos, pos+n)
 }
 
 func (c *Core) endMid(slot Slot) {
@@ -88,7 +91,7 @@ func (c *Core) endMid(slot Slot) {
 	}
 	c.mid = None
 	if len(c.deferred) > 0 {
-		c.client.write(c.deferred)
+		c.out[None].write(c.deferred)
 		c.deferred = c.deferred[:0]
 	}
 }
@@ -96,7 +99,7 @@ func (c *Core) endMid(slot Slot) {
 // reply takes one message of a server, of whose body at least the start is
 // there, and reports whether the client gets it.
 func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	e := s.next()
 	mine := e != nil && e.inject
 	switch typ {
@@ -252,7 +255,7 @@ func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 	c.env.Completed(slot, tag)
 	c.transactionEnded(slot, e.verdict, tag)
 	c.listens.note(e.verdict, tag, e.sqlText())
-	s := &c.server[slot]
+	s := c.server[slot]
 	s.at = phaseAfter(s.at, e.verdict, tag)
 	s.done++
 	if e.kind == pgwire.Execute && e.verdict != nil {
@@ -262,7 +265,7 @@ func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 
 // readyForQuery ends a batch.
 func (c *Core) readyForQuery(slot Slot, body []byte) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	e := s.next()
 	if len(body) != 1 {
 		return slot == Primary
@@ -316,7 +319,7 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		c.listens.settle(!c.settings.failed)
 		c.settle(slot)
 	}
-	if s := &c.server[slot]; tx == pgwire.TxIdle && s.live == 0 && !(c.batch.open && c.batch.begun) {
+	if s := c.server[slot]; tx == pgwire.TxIdle && s.live == 0 && !(c.batch.open && c.batch.begun) {
 		s.skewed = false
 	}
 	c.settings.failed = false
@@ -340,7 +343,7 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 // noteWrite tells of a write on the primary that has been answered, or never will be
 // because the connection is lost: it may have been done all the same.
 func (c *Core) noteWrite() {
-	if s := &c.server[Primary]; s.wrote {
+	if s := c.server[Primary]; s.wrote {
 		c.env.Wrote()
 		s.wrote = s.live > 0
 	}
@@ -348,7 +351,7 @@ func (c *Core) noteWrite() {
 
 // errorResponse handles an error of a server.
 func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	severity := pgwire.ErrorField(body, 'V')
 	fatal := string(severity) == "FATAL" || string(severity) == "PANIC"
 	code := string(pgwire.ErrorField(body, 'C'))

@@ -108,7 +108,7 @@ func controls(m *message) bool {
 // switchBatch handles a message of a batch that is already under way: after
 // Flush on a standby a statement may follow that is not a read.
 func (c *Core) switchBatch(m *message) {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	if c.batch.slot != Standby || !s.ready || s.skipping || c.readOnly.open {
 		return
 	}
@@ -129,7 +129,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 	if c.sent.pending {
 		return None, true
 	}
-	p, s := &c.server[Primary], &c.server[Standby]
+	p, s := c.server[Primary], c.server[Standby]
 	large := b.large || len(c.sent.buf)+c.heldLen > maxLook
 	inReadOnly := c.readOnly.open && (b.control && !large || c.readOnly.answered || s.tx == pgwire.TxFailed)
 	switch c.busy() {
@@ -176,7 +176,7 @@ func (c *Core) route() (slot Slot, wait bool) {
 // chooseRead picks the server for reads outside of a transaction; wait: when the
 // next sample is there.
 func (c *Core) chooseRead() (slot Slot, wait bool) {
-	s := &c.server[Standby]
+	s := c.server[Standby]
 	attached := ""
 	switch {
 	case s.ready:

@@ -158,7 +158,7 @@ func (p *play) server(slot Slot, b []byte) {
 	p.rest[slot] = append(p.rest[slot], b...)
 	given := 0
 	for given < len(p.rest[slot]) {
-		s := &p.core.server[slot]
+		s := p.core.server[slot]
 		attached := s.ready
 		given += p.piece(p.rest[slot][given:], s.left)
 		n := p.core.Server(slot, p.rest[slot][:given])

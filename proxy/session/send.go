@@ -36,7 +36,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	}
 	if c.batch.moved {
 		c.batch.moved = false
-		c.sent = sent{skip: c.sent.skip, partial: c.busy() == Primary}
+		c.sent.begin(sent{skip: c.sent.skip, partial: c.busy() == Primary})
 	}
 	switch {
 	case !c.server[slot].ready:
@@ -93,7 +93,7 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 // already: a batch, a transaction, a COPY. Whether they are in a transaction is known
 // when what is in flight has been answered.
 func (c *Core) continues() bool {
-	p := &c.server[Primary]
+	p := c.server[Primary]
 	return c.batch.given || p.tx != pgwire.TxIdle || p.unsynced || p.copyIn || c.heldCopy()
 }
 
@@ -110,16 +110,16 @@ func (c *Core) heldCopy() bool {
 // to the session's. at is its place in the input, -1 when it is not there.
 // inject: the client has had the answer.
 func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	e := expect{kind: m.typ, inject: inject}
 	if !inject {
 		e.op = m.op
 	}
-	text, cut := m.text, len(b)
+	cut := 0 // how much of the message something else was written for
 	if s.skipping {
 		if m.typ != pgwire.Sync {
 			c.names.cancel(m.op)
-			s.write(text, cut, b, at)
+			s.write(m.text, 0, b, at)
 			return
 		}
 		s.skipping, e.failed = false, true
@@ -138,20 +138,24 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	case pgwire.Parse:
 		c.ensureNamed(slot, m)
 		if made := c.prepareParse(slot, m, &e); made != nil {
-			text = made
+			s.out.write(made)
+			cut = len(b)
 		}
 	case pgwire.Bind:
 		if m.st != nil && m.st.show != "" && !c.parseInFlight(m.st) {
 			c.renewShow(m.st)
 		}
 		if name := c.ensure(slot, m.name, m.st); name != m.name {
-			text, cut = bindTo(b, m.n, name)
+			var own []byte
+			own, cut = bindTo(s.out.buffer(), b, m.n, name)
+			s.out.written(own)
 		}
 	case pgwire.Describe:
 		if m.stmt {
 			e.st, e.name = m.st, c.ensure(slot, m.name, m.st)
 			if e.name != m.name {
-				text = pgwire.AppendDescribe(nil, 'S', e.name)
+				s.out.written(pgwire.AppendDescribe(s.out.buffer(), 'S', e.name))
+				cut = len(b)
 			}
 		}
 	case pgwire.Close:
@@ -175,7 +179,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	default:
 		owes = false
 	}
-	s.write(text, cut, b, at)
+	s.write(m.text, cut, b, at)
 	if owes && m.endsBatch() {
 		e.fate, s.handed = s.handed, fate{}
 	}
@@ -184,18 +188,16 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 	}
 }
 
-// write puts the bytes of a message out; text, if there is any, in the place of
-// b[:cut].
+// write puts out what is left of a message behind its first cut bytes, which were put out
+// in another form; nothing of it was, and text is there: that in its place.
 func (s *server) write(text []byte, cut int, b []byte, at int) {
-	from := 0
-	if text != nil {
+	switch {
+	case text != nil && cut == 0:
 		s.out.write(text)
-		from = cut
-	}
-	if at >= 0 {
-		s.out.forward(at+from, at+len(b))
-	} else {
-		s.out.write(b[from:])
+	case at >= 0:
+		s.out.forward(at+cut, at+len(b))
+	default:
+		s.out.write(b[cut:])
 	}
 }
 
@@ -213,11 +215,10 @@ func (c *Core) parseInFlight(st *statement) bool {
 const byName = lb.EffectPrepare | lb.EffectExecute | lb.EffectDeallocate
 
 func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	v := m.verdict
 	e.verdict = v
-	const needText = lb.EffectSetConfig | lb.EffectSet | lb.EffectMeaning | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
-	if v.Effects&needText != 0 && v.Effects&lb.EffectUnknownInSession == 0 || v.Unknown {
+	if needsText(v) {
 		sql, _, _ := pgwire.CString(b[pgwire.HeaderLen:])
 		e.text = bytes.Clone(sql)
 	}
@@ -233,6 +234,18 @@ func (c *Core) prepareQuery(slot Slot, m *message, e *expect, b []byte) {
 	s.unnamed = 0
 }
 
+// needsText reports that what a statement does to the session is told by its text.
+func needsText(v *lb.Verdict) bool {
+	const effects = lb.EffectSetConfig | lb.EffectSet | lb.EffectMeaning | lb.EffectResetAll | lb.EffectDiscardAll | lb.EffectPrepare | lb.EffectDeallocate | lb.EffectListen | lb.EffectUnpin
+	switch {
+	case v.Unknown:
+		return true
+	case v.Statements == 1 && v.Effects&lb.EffectEnd != 0: // it may drop temporary tables, too
+		return false
+	}
+	return v.Effects&effects != 0 && v.Effects&lb.EffectUnknownInSession == 0
+}
+
 // ran notes that a statement runs, which may be anything when v is nil.
 func (s *server) ran(v *lb.Verdict) {
 	if v == nil || !v.Read && v.Show == "" {
@@ -242,7 +255,7 @@ func (s *server) ran(v *lb.Verdict) {
 
 // prepareParse returns what is sent in the place of the message, nil: itself.
 func (c *Core) prepareParse(slot Slot, m *message, e *expect) (text []byte) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if m.st == nil {
 		return nil
 	}
@@ -272,7 +285,7 @@ func (c *Core) ensure(slot Slot, name string, st *statement) string {
 		c.ensureAs(slot, name, st)
 		return name
 	}
-	s := &c.server[slot]
+	s := c.server[slot]
 	if s.version(st.shared.name) != st.version { // a client may have used that name by itself
 		c.closeStatement(slot, st.shared.name)
 		c.makeRoom(slot)
@@ -310,7 +323,7 @@ func (c *Core) ensureAs(slot Slot, name string, st *statement) {
 
 // closeStatement has the server drop the statement of that name, if it has one.
 func (c *Core) closeStatement(slot Slot, name string) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if have := s.version(name); have != 0 {
 		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: have})
 		s.setVersion(name, 0)
@@ -319,7 +332,7 @@ func (c *Core) closeStatement(slot Slot, name string) {
 
 // makeStatement prepares a statement that the session has already.
 func (c *Core) makeStatement(slot Slot, name string, st *statement, parse []byte) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	c.injectParse(slot, name, st, parse)
 	s.dirty = s.dirty || name != ""
 	if st.row != 0 {
@@ -328,7 +341,7 @@ func (c *Core) makeStatement(slot Slot, name string, st *statement, parse []byte
 }
 
 func (c *Core) injectParse(slot Slot, name string, st *statement, parse []byte) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	skewed := c.skews(slot, name, st)
 	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name), skewed: skewed})
 	s.setVersion(name, st.version)
@@ -346,7 +359,7 @@ func (c *Core) skews(slot Slot, name string, st *statement) bool {
 // makeRoom lets a server drop the shared statement that was not used for longest when
 // it has as many as it may.
 func (c *Core) makeRoom(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if len(s.names)-s.private >= c.perServer {
 		c.closeStatement(slot, s.oldest())
 	}
@@ -356,7 +369,7 @@ func (c *Core) makeRoom(slot Slot) {
 // so that the primary knows what its result was when it was made; st nil: drops it.
 // It does so in a batch of its own, which no error of the client's can undo.
 func (c *Core) shadow(name string, st *statement) {
-	p := &c.server[Primary]
+	p := c.server[Primary]
 	if !p.ready || st == nil && p.version(name) == 0 {
 		return
 	}
@@ -378,7 +391,7 @@ func (c *Core) ensureNamed(slot Slot, m *message) {
 
 // ensureSQL does so before a simple query that names the statement.
 func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if st == nil && s.version(name) == 0 || st != nil && s.version(name) == st.version {
 		return
 	}
@@ -405,7 +418,7 @@ const maxRestored = 256
 // what later batches count on. false: first what is in flight must be answered, since
 // an error there may undo statements.
 func (c *Core) restoreNames() bool {
-	p := &c.server[Primary]
+	p := c.server[Primary]
 	switch {
 	case !p.behind || c.batch.given || c.heldCopy():
 		return true
@@ -418,7 +431,7 @@ func (c *Core) restoreNames() bool {
 
 // sendNames does so now, where nothing of the client's is in flight.
 func (c *Core) sendNames() {
-	p := &c.server[Primary]
+	p := c.server[Primary]
 	if !p.behind || len(c.names.known) > maxRestored {
 		return
 	}
@@ -435,7 +448,7 @@ func (c *Core) sendNames() {
 
 // inject sends a message of our own whose answer the client does not see.
 func (c *Core) inject(slot Slot, raw []byte, e expect) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	e.inject = true
 	s.out.write(raw)
 	s.push(e)

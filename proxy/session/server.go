@@ -7,9 +7,9 @@ import (
 
 // server is what the core knows about one server connection.
 type server struct {
-	out     Output
-	ready   bool // attached
-	used    bool // somebody had the connection before
+	out     *Output // of its slot
+	ready   bool    // attached
+	used    bool    // somebody had the connection before
 	backend string
 	run     uint64 // stands for one run of the server, or for this connection where that is not known
 	began   uint64 // Attachment.Server
@@ -71,7 +71,7 @@ type expect struct {
 
 	verdict *lb.Verdict // of Query and Execute
 	st      *statement  // of Parse, Execute, and Describe of a statement
-	op      *op         // change of the namespace that the answer confirms
+	op      uint64      // change of the namespace that the answer confirms
 	named   bool        // of Parse, Close of a statement, and our own PREPARE:
 	name    string      // its name on the server (of Describe of a statement, too),
 	before  uint64      // and the version that the server had
@@ -82,15 +82,27 @@ type expect struct {
 // unknownRun marks what stands for a connection and not for a run of a server.
 const unknownRun = 1 << 63
 
-// carry takes over what earlier sessions have left.
-func (s *server) carry(k *Carried) {
-	s.names, s.uses, s.settings, s.custom = k.names, k.uses, k.settings, k.custom
-	s.foreign = k.written
-}
+// noServer stands in a slot without a server. It is never written to.
+var noServer = &server{}
 
-// carried returns it for the next session.
-func (s *server) carried() *Carried {
-	return &Carried{names: s.names, uses: s.uses, settings: s.settings, custom: s.custom, written: s.foreign || s.written}
+// maxIdleRing is how many answers owed a connection that nobody uses has place for.
+const maxIdleRing = 64
+
+// lend begins the use of the connection by a session. What earlier sessions have left
+// stays.
+func (s *server) lend(a Attachment, out *Output) {
+	*s = server{
+		out: out, ready: true, used: !a.Fresh, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name,
+		loan: exact{a.ID, a.Uses}, tx: pgwire.TxIdle,
+		names: s.names, uses: s.uses, settings: s.settings, custom: s.custom, foreign: s.foreign || s.written,
+		ring: s.ring[:0],
+	}
+	if s.run == 0 {
+		s.run = a.ID | unknownRun
+	}
+	if !a.Fresh {
+		s.unnamed = staleVersion
+	}
 }
 
 // copyEnd marks CopyDone or CopyFail in the ring.
@@ -146,7 +158,7 @@ func (s *server) pop() expect {
 func (s *server) swallow() {
 	for i := s.head; i < len(s.ring); i++ {
 		s.ring[i].inject = true
-		s.ring[i].op = nil
+		s.ring[i].op = 0
 	}
 	s.live = 0
 }

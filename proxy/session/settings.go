@@ -181,7 +181,7 @@ func (c *Core) settle(slot Slot) {
 		if j.blind {
 			c.pins |= pinUnknown
 		}
-		s := &c.server[slot]
+		s := c.server[slot]
 		same := s.settings == j.key
 		for _, e := range j.unsettled {
 			j.add(e)
@@ -204,7 +204,7 @@ const resetSettings = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
 
 // applySettings brings a server to the session's settings, before a batch.
 func (c *Core) applySettings(slot Slot) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if s.settings == c.settings.key && len(s.custom) == len(c.settings.custom) {
 		return // with the same custom ones, see Suits
 	}
@@ -230,7 +230,7 @@ func (c *Core) applySettings(slot Slot) {
 }
 
 func (c *Core) applySetting(slot Slot, sql string) {
-	s := &c.server[slot]
+	s := c.server[slot]
 	c.inject(slot, pgwire.AppendQuery(nil, sql), expect{kind: pgwire.Query, journal: true, restore: slot == Primary})
 	if slot == Primary {
 		s.restoring++
@@ -264,7 +264,7 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	if v.Effects == 0 {
 		return
 	}
-	s := &c.server[slot]
+	s := c.server[slot]
 	switch {
 	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
@@ -358,7 +358,11 @@ func (c *Core) setLater(e setting) {
 	j := &c.settings
 	if j.size += len(e.sql); len(j.key)+j.size > maxSettings {
 		c.pins |= pinUnknown
-		c.server[Primary].leftover, c.server[Standby].leftover = true, true // their key does not tell of it
+		for _, s := range c.server {
+			if s.ready {
+				s.leftover = true // its key does not tell of it
+			}
+		}
 		return
 	}
 	j.unsettled = append(j.unsettled, e)

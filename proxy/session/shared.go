@@ -119,14 +119,13 @@ func parseAs(parse []byte, name string) []byte {
 	return append(renamed(parse, len(parse), len(old)+1, name), rest...)
 }
 
-// bindTo returns what replaces the first cut bytes of a Bind message, or of the start
-// of a large one, so that it names another statement. n is the size of the message.
-func bindTo(b []byte, n int, name string) (text []byte, cut int) {
+// bindTo appends to dst what replaces the first cut bytes of a Bind message, or of the
+// start of a large one, so that it names another statement. n is the size of the message.
+func bindTo(dst, b []byte, n int, name string) (text []byte, cut int) {
 	portal, rest, _ := pgwire.CString(b[pgwire.HeaderLen:])
 	old, _, _ := pgwire.CString(rest)
 	cut = pgwire.HeaderLen + len(portal) + 1 + len(old) + 1
-	text = make([]byte, 0, cut-len(old)+len(name))
-	text = append(text, b[0])
+	text = append(dst, b[0])
 	text = binary.BigEndian.AppendUint32(text, uint32(n-1-len(old)+len(name)))
 	text = append(append(text, portal...), 0)
 	return append(append(text, name...), 0), cut

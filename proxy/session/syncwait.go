@@ -23,7 +23,7 @@ func unsureError() []byte {
 // behind the commit have answers of their own, and the error comes at their end
 // (readyForQuery) as that of a deferred constraint does.
 func (c *Core) unsureAnswer(slot Slot, e *expect) bool {
-	s := &c.server[slot]
+	s := c.server[slot]
 	if !s.unsure || e.kind != pgwire.Query || e.inject || e.verdict == nil || e.verdict.Statements != 1 {
 		return false
 	}
