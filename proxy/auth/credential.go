@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 )
 
@@ -47,14 +48,19 @@ type Credential struct {
 	password string
 	md5      string // 32 hexadecimal digits
 
-	// keys are fixed for CredentialSCRAM. For a password they are those derived
-	// last: all backends have the same verifier, so once is enough.
+	hasher *hasher // bounds what derives keys; nil: nothing does
+
+	// keys has one entry for CredentialSCRAM. For a password it has those derived last,
+	// maxKeys at most: all backends have the same verifier, but an entry of a password file
+	// may be for many users.
 	keys struct {
 		sync.Mutex
-		known bool
-		SCRAMKeys
+		known []SCRAMKeys
 	}
 }
+
+// maxKeys bounds the verifiers whose keys a password remembers.
+const maxKeys = 64
 
 // NewPasswordCredential makes a Credential of a plaintext password.
 func NewPasswordCredential(password string) *Credential {
@@ -108,7 +114,8 @@ func (c *Credential) Equal(o *Credential) bool {
 	case CredentialMD5:
 		return subtle.ConstantTimeCompare([]byte(c.md5), []byte(o.md5)) == 1
 	case CredentialSCRAM:
-		return c.scramKeys().equal(o.scramKeys())
+		// Fixed since they were made.
+		return c.keys.known[0].equal(o.keys.known[0])
 	case CredentialPassword:
 		return subtle.ConstantTimeCompare([]byte(c.password), []byte(o.password)) == 1
 	case CredentialUnknown:
@@ -116,28 +123,41 @@ func (c *Credential) Equal(o *Credential) bool {
 	return false
 }
 
+// remember keeps the keys, in place of the oldest ones where there are too many.
 func (c *Credential) remember(keys SCRAMKeys) {
 	c.keys.Lock()
 	defer c.keys.Unlock()
-	c.keys.SCRAMKeys, c.keys.known = keys, true
+	if len(c.keys.known) >= maxKeys {
+		c.keys.known = slices.Delete(c.keys.known, 0, 1)
+	}
+	c.keys.known = append(c.keys.known, keys)
 }
 
-func (c *Credential) scramKeys() SCRAMKeys {
+func (c *Credential) remembered(salt []byte, iterations int) (SCRAMKeys, bool) {
 	c.keys.Lock()
 	defer c.keys.Unlock()
-	return c.keys.SCRAMKeys
+	for _, keys := range c.keys.known {
+		if keys.of(salt, iterations) {
+			return keys, true
+		}
+	}
+	return SCRAMKeys{}, false
 }
 
 // keysFor returns the keys for a server's verifier.
 func (c *Credential) keysFor(salt []byte, iterations int) (SCRAMKeys, error) {
-	c.keys.Lock()
-	keys, known := c.keys.SCRAMKeys, c.keys.known
-	c.keys.Unlock()
-	if known && keys.of(salt, iterations) {
+	if keys, ok := c.remembered(salt, iterations); ok {
 		return keys, nil
 	}
 	if c.Kind == CredentialSCRAM {
 		return SCRAMKeys{}, ErrKeyMismatch
+	}
+	if c.hasher != nil {
+		c.hasher.slots <- struct{}{}
+		defer func() { <-c.hasher.slots }()
+		if keys, ok := c.remembered(salt, iterations); ok { // another login had the slot before
+			return keys, nil
+		}
 	}
 	keys, err := deriveKeys(c.password, salt, iterations)
 	if err != nil {

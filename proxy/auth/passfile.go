@@ -25,7 +25,7 @@ type Passfile struct {
 
 type passEntry struct {
 	fields     [4]passField // host, port, database, user
-	credential *Credential  // shared by all who log in with it, so that its keys are derived once
+	credential *Credential  // shared by all who log in with it, so that keys are derived once
 }
 
 type passField struct {
@@ -66,7 +66,7 @@ func ParsePassfile(r io.Reader, name string) (*Passfile, error) {
 	if len(text) > maxPassfileSize {
 		return nil, fmt.Errorf("read password file %s: longer than %d bytes", name, maxPassfileSize)
 	}
-	p := &Passfile{name: name}
+	p, h := &Passfile{name: name}, newHasher(0)
 	var faults []error
 	for i, line := range strings.Split(string(text), "\n") {
 		line = strings.TrimRight(line, "\r")
@@ -78,6 +78,7 @@ func ParsePassfile(r io.Reader, name string) (*Passfile, error) {
 			faults = append(faults, fmt.Errorf("%s:%d: %w", name, i+1, err))
 			continue
 		}
+		e.credential.hasher = h
 		p.entries = append(p.entries, e)
 	}
 	if len(faults) > 0 {

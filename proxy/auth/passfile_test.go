@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 const passfileText = `# host:port:database:user:password
@@ -139,4 +141,47 @@ func FuzzPassfile(f *testing.F) {
 			t.Fatalf("password %q, %v", password, ok)
 		}
 	})
+}
+
+// Logins with entries of the password file derive keys one after the other where one core
+// is to spare, and each only once, whatever the number of users.
+func TestPassfileDerivesOnce(t *testing.T) {
+	p, err := ParsePassfile(strings.NewReader("*:*:*:*:secret\n"), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := p.credential("h", "5432", "app", "alice")
+	synctest.Test(t, func(t *testing.T) {
+		c.hasher.slots = make(chan struct{}, 1)
+		c.hasher.slots <- struct{}{}
+		salts := []string{"salt of alice", "salt of bob"}
+		var derived sync.WaitGroup
+		for range 10 {
+			for _, salt := range salts {
+				derived.Go(func() {
+					if _, err := c.keysFor([]byte(salt), 2); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		synctest.Wait()
+		if n := len(c.keys.known); n != 0 {
+			t.Errorf("%d keys are derived without a slot", n)
+		}
+		<-c.hasher.slots
+		derived.Wait()
+		if n := len(c.keys.known); n != len(salts) {
+			t.Errorf("%d keys are derived, want %d", n, len(salts))
+		}
+	})
+	c.hasher = newHasher(1)
+	for i := range 2 * maxKeys {
+		if _, err := c.keysFor([]byte{byte(i)}, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(c.keys.known); n != maxKeys {
+		t.Errorf("%d keys are remembered, want %d", n, maxKeys)
+	}
 }

@@ -6,9 +6,10 @@ import (
 	"runtime"
 )
 
-// hasher checks plaintext passwords. One check against a SCRAM verifier is
-// 4096 rounds of HMAC, a millisecond or more of a core, so that only some run at
-// once: a flood of logins must not take the CPU from the sessions.
+// hasher bounds the work with plaintext passwords. To check one against a SCRAM
+// verifier, or to derive the keys for a server's, is 4096 rounds of HMAC, a
+// millisecond or more of a core, so that only some run at once: a flood of logins
+// must not take the CPU from the sessions.
 type hasher struct {
 	slots chan struct{}
 }
@@ -45,6 +46,7 @@ func (h *hasher) check(ctx context.Context, v Verifier, user, password string) (
 			return nil, nil
 		}
 		cred = NewPasswordCredential(password)
+		cred.hasher = h
 		cred.remember(keys)
 		return cred, nil
 	case VerifierNone:
