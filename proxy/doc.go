@@ -32,6 +32,8 @@
 //	                    end of the primary's tenure   tickers, pools.wakeUp
 //	pools.clean         one link that is reset, or    its release                  it is clean or closed; pools.run waits
 //	                    has a cancel request to take
+//	backendPool.shake   one look at a server that     a connection that has ended  the look is over; pools.run waits
+//	                    has ended a connection        by itself
 //	pools.warmOne       one login that nobody waits   pools.run                    the link is idle or closed; pools.run waits
 //	                    for (pool.min)
 //	sessions.run        the routing, the drain of a   Cluster.Changed, the lease,  after the last session

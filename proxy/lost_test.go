@@ -3,6 +3,9 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -93,6 +96,65 @@ func testServerStops(t *testing.T, mode PoolMode, stop string) {
 	}
 	if got := l.ask("h1", "SELECT string_agg(n::text, ' ' ORDER BY n) FROM t"); got != "3 10 11 12" {
 		t.Errorf("rows %s", got)
+	}
+}
+
+// TestKilledServerIsLostOnce: who has lost a connection to a server that was killed is not
+// lent another one whose server process has not noticed yet.
+func TestKilledServerIsLostOnce(t *testing.T) {
+	var l *leased
+	l = newLeased(t, 0, func(cfg *Config, s *Server) {
+		cfg.Pool.Mode = PoolTransaction
+		if s != nil {
+			s.pools.goesOn = func(ctx context.Context, _ string, _ uint64) bool {
+				conn, err := l.pg.Primary().Conn(ctx, "postgres", pgtest.Superuser)
+				return err == nil && conn.Close(ctx) == nil
+			}
+		}
+	})
+	ctx := t.Context()
+	loser, other := l.client(), l.client()
+	for _, conn := range []*pgx.Conn{loser, other} {
+		if _, err := conn.Exec(ctx, "BEGIN"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slow, err := strconv.Atoi(value(t, other, "pg_backend_pid()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(ctx, "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	awaitUsed(t, l.Server, 1)
+	if err := syscall.Kill(slow, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	notices := sync.OnceFunc(func() { _ = syscall.Kill(slow, syscall.SIGCONT) }) // it may be gone
+	t.Cleanup(notices)
+	server := l.pg.Primary()
+	if err := server.KillPostmaster(); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil { // until its server process has noticed
+		_, err = loser.Exec(ctx, "INSERT INTO t SELECT 1 + count(*) FROM t")
+	}
+	wantCode(t, err, "40001")
+	if _, err := loser.Exec(ctx, "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	held := l.run(loser, "INSERT INTO t VALUES (1)")
+	l.held(1)
+	notices()
+	if err := server.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.change(func(*cluster.State) {})
+	if err := l.end(held); err != nil {
+		t.Errorf("a second error: %v", err)
 	}
 }
 

@@ -62,10 +62,12 @@ type pools struct {
 	log     *slog.Logger
 	login   func(ctx context.Context, b cluster.Backend, t *tenure, c *client) (*link, error)
 	poke    func(backend string)
-	waited  func(time.Duration) // observes how long acquire waited
-	nudge   func()              // barred has changed
-	trust   atomic.Int64        // a Duration: how long a greeting is passed on without a look at the server
-	barred  atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
+	// goesOn is Deps.GoesOn.
+	goesOn func(ctx context.Context, backend string, began uint64) bool
+	waited func(time.Duration) // observes how long acquire waited
+	nudge  func()              // barred has changed
+	trust  atomic.Int64        // a Duration: how long a greeting is passed on without a look at the server
+	barred atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
 
 	lastID     atomic.Uint64
 	background sync.WaitGroup // links that are cleaned, logins that nobody waits for
@@ -112,6 +114,8 @@ type backendPool struct {
 	round  uint64    // of dispatch
 	held   int       // waiters for whichever is the primary
 	outage outage    // of a primary that takes no logins
+	shaken time.Time // when a connection has ended that cast doubt on the idle ones
+	look   *look     // because of that; nil: none is under way
 }
 
 // grant is an idle connection, the right to open one, or the reason why neither
@@ -120,6 +124,7 @@ type grant struct {
 	pool    *backendPool
 	backend cluster.Backend
 	link    *link
+	doubt   *look // after which the link may be of use; nil: it is
 	gen     uint64
 	gone    context.Context
 	tenure  *tenure // of a new connection to the primary; nil: to a standby
@@ -131,6 +136,7 @@ func newPools(cfg PoolConfig, c Cluster, log *slog.Logger) *pools {
 		cluster: c, lease: newAlways(), log: log,
 		wake: make(chan struct{}, 1), retry: retryPrimary,
 		poke: func(string) {}, waited: func(time.Duration) {}, nudge: func() {},
+		goesOn: func(context.Context, string, uint64) bool { return true },
 	}
 	p.trust.Store(int64(DefaultAuth().Cache))
 	p.mu.cfg, p.mu.hold = cfg, DefaultHold()
@@ -166,7 +172,7 @@ func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
 			if err != nil {
 				return nil, err
 			}
-		case !l.quiet():
+		case !g.doubt.well(ctx, g.gone), !l.quiet():
 			// The server has closed it or said something: a restart, a shutdown, a new
 			// setting. None is worth a guess.
 			useless = l
@@ -184,47 +190,56 @@ func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
 	}
 }
 
-// try is acquire for whom an idle connection is there that nobody waits for; else it
-// returns nil. It does not block.
+// try is acquire for whom an idle connection is there that nobody waits for and that is
+// not in doubt; else it returns nil. It does not block.
 func (p *pools) try(b cluster.Backend, c *client) *serverConn {
-	return p.tryFor(b, c, func(g *group) *link { return g.take(c.poolKey()) })
+	sc, _ := p.tryFor(b, c, func(g *group) *link { return g.takeSure(c.poolKey()) })
+	return sc
 }
 
-// acquireExact is try for the connection of that id, if nobody has used it since it
-// had had that many uses.
-func (p *pools) acquireExact(b cluster.Backend, c *client, id, uses uint64) *serverConn {
-	return p.tryFor(b, c, func(g *group) *link { return g.takeExact(c.poolKey(), id, uses) })
+// acquireExact returns the connection of that id, if nobody has used it since it had had
+// that many uses, else nil.
+func (p *pools) acquireExact(ctx context.Context, b cluster.Backend, c *client, id, uses uint64) *serverConn {
+	sc, doubt := p.tryFor(b, c, func(g *group) *link { return g.takeExact(c.poolKey(), id, uses) })
+	if doubt.well(ctx, ctx) {
+		return sc
+	}
+	sc.Close()
+	return nil
 }
 
 // unseen is for how long after its release try does not look at a connection: the look
 // costs more than all the rest, and the server may always die just after it.
 const unseen = time.Millisecond
 
-func (p *pools) tryFor(b cluster.Backend, c *client, take func(*group) *link) *serverConn {
+// tryFor lends what take returns, which may be of use only after a look.
+func (p *pools) tryFor(b cluster.Backend, c *client, take func(*group) *link) (*serverConn, *look) {
 	for {
 		p.mu.Lock()
 		bp := p.current(b)
 		if bp == nil {
 			p.mu.Unlock()
-			return nil
+			return nil, nil
 		}
 		// While somebody waits who could use it no connection is idle.
 		g := bp.groups[groupOf(c)]
 		if g == nil {
 			p.mu.Unlock()
-			return nil
+			return nil, nil
 		}
 		l := take(g)
 		if l == nil {
 			p.mu.Unlock()
-			return nil
+			return nil, nil
 		}
-		sc, idleSince := bp.loan(l, false), l.idleSince
+		doubt, idleSince := bp.doubts(l), l.idleSince
+		sc := bp.loan(l, false)
 		g.client = c
 		p.mu.Unlock()
 		if time.Since(idleSince) < unseen || l.quiet() {
-			return sc
+			return sc, doubt
 		}
+		sc.broke()
 		sc.Close()
 		p.poke(b.Name)
 	}

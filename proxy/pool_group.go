@@ -55,25 +55,40 @@ func limitOf(entries []LimitConfig, key groupKey) int {
 }
 
 // take takes out the idle link of that key that was used last: the others may expire.
-func (g *group) take(key poolKey) *link {
-	for i := len(g.idle) - 1; i >= 0; i-- {
-		if l := g.idle[i]; l.key == key {
-			g.idle = slices.Delete(g.idle, i, i+1)
-			return l
-		}
+func (g *group) take(key poolKey) *link { return g.remove(g.last(key)) }
+
+// takeSure is take unless that link is in doubt; then all others of the key are, too.
+func (g *group) takeSure(key poolKey) *link {
+	i := g.last(key)
+	if i >= 0 && g.pool.doubts(g.idle[i]) != nil {
+		return nil
 	}
-	return nil
+	return g.remove(i)
 }
 
 // takeExact takes out the idle link of that id if it had that many uses.
 func (g *group) takeExact(key poolKey, id, uses uint64) *link {
-	for i, l := range g.idle {
-		if l.id == id && l.uses == uses && l.key == key {
-			g.idle = slices.Delete(g.idle, i, i+1)
-			return l
+	return g.remove(slices.IndexFunc(g.idle, func(l *link) bool { return l.id == id && l.uses == uses && l.key == key }))
+}
+
+// last returns the index of the idle link of that key that was used last, -1: none.
+func (g *group) last(key poolKey) int {
+	for i := len(g.idle) - 1; i >= 0; i-- {
+		if g.idle[i].key == key {
+			return i
 		}
 	}
-	return nil
+	return -1
+}
+
+// remove takes out an idle link; nil: the index is -1.
+func (g *group) remove(i int) *link {
+	if i < 0 {
+		return nil
+	}
+	l := g.idle[i]
+	g.idle = slices.Delete(g.idle, i, i+1)
+	return l
 }
 
 // enterPlace takes a place for a connection of the group.

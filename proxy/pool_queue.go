@@ -44,6 +44,7 @@ func (p *pools) wait(ctx context.Context, w *waiter, useless *link) grant {
 	p.locked(func() []*link {
 		out := p.follow()
 		if useless != nil {
+			useless.group.pool.shake(useless)
 			useless.group.pool.drop(useless)
 			out = append(out, useless)
 		}
@@ -273,6 +274,9 @@ func (bp *backendPool) hand(w *waiter, l *link) {
 // granted is a grant of this generation.
 func (bp *backendPool) granted(l *link) grant {
 	g := grant{pool: bp, backend: bp.backend, link: l, gen: bp.gen, gone: bp.gone}
+	if l != nil {
+		g.doubt = bp.doubts(l)
+	}
 	if bp.primary {
 		g.tenure = bp.pools.mu.tenure // not nil: enter has seen to it, and its end clears the queues
 	}

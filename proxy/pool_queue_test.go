@@ -251,12 +251,12 @@ func TestPoolTry(t *testing.T) {
 		w := pp.wantOn(0, c)
 		id, uses := w.sc.id, w.sc.uses
 		pp.release(w.sc, true)
-		sc := pp.acquireExact(b, c, id, uses)
+		sc := pp.acquireExact(t.Context(), b, c, id, uses)
 		if sc == nil || sc.id != id || sc.fresh {
 			t.Fatal("nobody has used it since")
 		}
 		pp.release(sc, true)
-		if pp.acquireExact(b, c, id, uses) != nil {
+		if pp.acquireExact(t.Context(), b, c, id, uses) != nil {
 			t.Error("it has been used since")
 		}
 		if pp.try(b, testClient("v")) != nil {

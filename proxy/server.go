@@ -123,7 +123,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s.pools = newPools(cfg.Pool, deps.Cluster, s.log)
-	s.pools.login, s.pools.poke = s.login, deps.Poke
+	s.pools.login, s.pools.poke, s.pools.goesOn = s.login, deps.Poke, deps.GoesOn
 	s.pools.trust.Store(int64(cfg.Auth.Cache))
 	s.pools.configure(cfg.Pool, cfg.Limits)
 	s.pools.holdWith(cfg.Hold)

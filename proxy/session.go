@@ -265,7 +265,7 @@ func (s *clientSession) beginAttach(slot session.Slot, backend string) {
 
 // attach gets the server connection that the core waits for.
 func (s *clientSession) attach(ctx context.Context, slot session.Slot, backend string) {
-	loan, err := s.acquireExact()
+	loan, err := s.acquireExact(ctx)
 	if loan == nil && err == nil {
 		loan, err = s.acquire(ctx, slot, backend)
 	}
@@ -342,7 +342,7 @@ var errUsed = &Refusal{Code: codeNotInState, Message: "pgproxy: the values of cu
 
 // acquireExact returns the connection of the session's last write when the core wants
 // that one; nil and no error: any will do.
-func (s *clientSession) acquireExact() (*serverConn, error) {
+func (s *clientSession) acquireExact(ctx context.Context) (*serverConn, error) {
 	s.mu.Lock()
 	id, uses, ok := s.mu.core.Exact()
 	for ok && s.mu.giving > 0 && !s.mu.over { // it may be on its way
@@ -354,7 +354,7 @@ func (s *clientSession) acquireExact() (*serverConn, error) {
 	}
 	state := s.shared.cluster.State()
 	if b := state.Backend(state.Primary); b != nil {
-		if loan := s.shared.pools.acquireExact(*b, s.client, id, uses); loan != nil {
+		if loan := s.shared.pools.acquireExact(ctx, *b, s.client, id, uses); loan != nil {
 			return loan, nil
 		}
 	}
@@ -393,6 +393,7 @@ func (s *clientSession) acquireStandby(ctx context.Context, backend string) (*se
 // lose takes out a server connection that has ended. The lock is held.
 func (s *clientSession) lose(slot session.Slot, sv *attachedServer) {
 	s.mu.servers[slot] = nil
+	sv.loan.broke()
 	s.mu.core.ServerClosed(slot)
 	s.wg.Go(func() {
 		sv.loan.Close()

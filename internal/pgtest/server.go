@@ -287,16 +287,27 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 // Kill kills the postmaster, as a crash would, and waits until its children have
 // noticed and are gone too.
 func (s *Server) Kill(ctx context.Context) error {
+	if s.proc == nil {
+		return nil
+	}
+	if err := s.KillPostmaster(); err != nil {
+		return err
+	}
+	if err := s.Continue(); err != nil { // the children, where they were paused
+		return err
+	}
+	return s.awaitEnd(ctx)
+}
+
+// KillPostmaster kills the postmaster and does not wait. Kill waits for its children.
+func (s *Server) KillPostmaster() error {
 	if !s.Running() {
 		return nil
 	}
 	if err := syscall.Kill(s.proc.pid, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill server %s: %w", s.Name, err)
 	}
-	if err := s.Continue(); err != nil { // the children, where they were paused
-		return err
-	}
-	return s.awaitEnd(ctx)
+	return nil
 }
 
 // awaitEnd waits for the postmaster and for every other process of the server.
