@@ -24,16 +24,16 @@ const (
 // bulkCase moves bulkBytes over a connection of this process. transfer checks that all
 // of it has come.
 func bulkCase(name string, transfer func(ctx context.Context, conn *pgconn.PgConn) error) benchCase {
-	return benchCase{name: name, unit: "MB", run: func(ctx context.Context, r *rig, s *system, _ options, m *measurement) error {
-		if err := r.cluster.Primary().Exec(ctx, pgtest.AppDatabase, "TRUNCATE bench_copy"); err != nil {
+	return benchCase{name: name, unit: "MB", run: func(ctx context.Context, t *trial) error {
+		if err := t.cluster.Primary().Exec(ctx, pgtest.AppDatabase, "TRUNCATE bench_copy"); err != nil {
 			return err
 		}
-		conn, err := pgx.Connect(ctx, s.dsn(false))
+		conn, err := pgx.Connect(ctx, t.on.dsn(false))
 		if err != nil {
 			return err
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
-		before, err := r.usage(s, os.Getpid())
+		before, err := t.begin(ctx, os.Getpid())
 		if err != nil {
 			return err
 		}
@@ -42,12 +42,12 @@ func bulkCase(name string, transfer func(ctx context.Context, conn *pgconn.PgCon
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		took := time.Since(started)
-		after, err := r.usage(s, os.Getpid())
+		after, err := t.end(os.Getpid())
 		if err != nil {
 			return err
 		}
-		m.Throughput = bulkBytes / 1e6 / took.Seconds()
-		m.spent(before, after, bulkBytes/1e6)
+		t.Throughput = bulkBytes / 1e6 / took.Seconds()
+		t.spent(before, after, bulkBytes/1e6)
 		return nil
 	}}
 }

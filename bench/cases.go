@@ -23,9 +23,9 @@ type stage struct {
 // stages in the order of the report.
 func stages(o options) []stage {
 	return []stage{
-		{systems: definitions, clients: idleSessions + 20, cases: fewIdleCases(), alone: true},
-		{systems: sharing(20), clients: o.idle + 20, cases: manyIdleCases(o), alone: true},
-		{systems: definitions, clients: maxClients, cases: loadCases(o)},
+		{systems: systems(defaultServers), clients: idleSessions + 20, cases: fewIdleCases(), alone: true},
+		{systems: sharing(defaultServers), clients: o.idle + 20, cases: manyIdleCases(o), alone: true},
+		{systems: systems(defaultServers), clients: maxClients, cases: loadCases(o)},
 		{systems: sharing(o.crowdServers), clients: o.crowd + 20, cases: crowdCases(o)},
 	}
 }

@@ -23,31 +23,39 @@ type definition struct {
 	name    string
 	command func(ctx context.Context, r *rig, port, clients int) ([]string, error)
 	tls     bool // clients may encrypt
+	shares  bool // server connections, between transactions
 }
 
-// definitions are the systems in the order of the table.
-var definitions = append([]definition{
-	{name: direct},
-	{name: pgbouncerS, command: pgbouncerCommand("session", 0), tls: true},
-	{name: pgpool, command: pgpoolCommand},
-	{name: haproxy, command: haproxyCommand},
-	{name: pgproxyS, command: pgproxyCommand{name: pgproxyS, mode: "session", size: 50, balance: "statement"}.arguments, tls: true},
-}, sharing(20)...) // PgBouncer's default
-
-// sharing are those that share server connections between transactions, with that many
-// of them for each server.
-func sharing(servers int) []definition {
-	transaction := pgproxyCommand{mode: "transaction", size: servers, balance: "statement"}
+// systems are all in the order of the tables. Those that share server connections
+// between transactions have so many of them for each server.
+func systems(servers int) []definition {
+	session := pgproxyCommand{name: pgproxyS, mode: "session", size: 50, balance: "statement"}
+	transaction := pgproxyCommand{name: pgproxy, mode: "transaction", size: servers, balance: "statement"}
+	primary := transaction
+	primary.name, primary.balance = "pgproxy-primary", "off"
 	return []definition{
-		{name: pgbouncer, command: pgbouncerCommand("transaction", servers), tls: true},
-		{name: pgproxy, command: transaction.named(pgproxy).arguments, tls: true},
-		{name: "pgproxy-primary", command: transaction.named("pgproxy-primary").toPrimary().arguments, tls: true},
+		{name: direct},
+		{name: pgbouncer, command: pgbouncerCommand("transaction", servers), tls: true, shares: true},
+		{name: pgbouncerS, command: pgbouncerCommand("session", 0), tls: true},
+		{name: pgpool, command: pgpoolCommand},
+		{name: haproxy, command: haproxyCommand},
+		{name: pgproxy, command: transaction.arguments, tls: true, shares: true},
+		{name: pgproxyS, command: session.arguments, tls: true},
+		{name: primary.name, command: primary.arguments, tls: true, shares: true},
 	}
+}
+
+// defaultServers is PgBouncer's default_pool_size.
+const defaultServers = 20
+
+// sharing are those that share server connections.
+func sharing(servers int) []definition {
+	return slices.DeleteFunc(systems(servers), func(d definition) bool { return !d.shares })
 }
 
 func systemNames() []string {
 	var names []string
-	for _, d := range definitions {
+	for _, d := range systems(defaultServers) {
 		names = append(names, d.name)
 	}
 	return names
@@ -61,7 +69,7 @@ func proxies() []string {
 // tlsSystems are the names of those that clients may encrypt to.
 func tlsSystems() []string {
 	var names []string
-	for _, d := range definitions {
+	for _, d := range systems(defaultServers) {
 		if d.tls {
 			names = append(names, d.name)
 		}

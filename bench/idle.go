@@ -15,35 +15,35 @@ const sessionUnit = "session"
 // idleCase is the memory of so many sessions that have run one query each, and the
 // processor time that all of them cost while nothing happens.
 func idleCase(name string, sessions int, tls bool, systems ...string) benchCase {
-	return benchCase{name: name, unit: sessionUnit, systems: systems, run: func(ctx context.Context, r *rig, s *system, o options, m *measurement) error {
-		before, err := s.memory()
+	return benchCase{name: name, unit: sessionUnit, systems: systems, run: func(ctx context.Context, t *trial) error {
+		before, err := t.on.memory()
 		if err != nil {
 			return err
 		}
-		conns, err := openSessions(ctx, s.dsn(tls), sessions)
+		conns, err := openSessions(ctx, t.on.dsn(tls), sessions)
 		defer closeSessions(ctx, conns)
 		if err != nil {
 			return err
 		}
-		rest, err := r.usage(s, 0)
+		rest, err := t.usage(t.on, 0)
 		if err != nil {
 			return err
 		}
 		select {
-		case <-time.After(o.idleTime):
+		case <-time.After(t.options.idleTime):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		after, err := r.usage(s, 0)
+		after, err := t.usage(t.on, 0)
 		if err != nil {
 			return err
 		}
-		total, err := s.memory()
+		total, err := t.on.memory()
 		if err != nil {
 			return err
 		}
-		m.SessionMemory, m.TotalMemory = float64(total-before)/float64(sessions), float64(total)
-		m.IdleCPU = 100 * (after.proxy - rest.proxy).Seconds() / after.at.Sub(rest.at).Seconds()
+		t.SessionMemory, t.TotalMemory = float64(total-before)/float64(sessions), float64(total)
+		t.IdleCPU = 100 * (after.proxy - rest.proxy).Seconds() / after.at.Sub(rest.at).Seconds()
 		return nil
 	}}
 }

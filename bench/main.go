@@ -24,7 +24,9 @@ type options struct {
 	systems  []string // empty: all
 	pgproxy  string   // the program to measure
 	output   string   // the JSON file
+	markdown string   // a document for the tables; empty: none
 	targets  bool     // measure what has a target
+	profile  string   // directory for profiles; empty: none are taken
 
 	idle                int           // clients that only wait
 	idleTime            time.Duration // for which they are watched
@@ -64,7 +66,9 @@ func parseOptions(args []string) (options, error) {
 	flags.IntVar(&o.scale, "scale", 20, "scale factor of pgbench -i")
 	flags.StringVar(&o.pgproxy, "pgproxy", "bin/pgproxy", "the program to measure")
 	flags.StringVar(&o.output, "o", "bench.json", "file for the results in JSON")
-	flags.BoolVar(&o.targets, "targets", false, "measure only what has a target, and say which are met")
+	flags.StringVar(&o.markdown, "markdown", "", "put the tables into this document, too, between the lines that mark their place")
+	flags.BoolVar(&o.targets, "targets", false, "measure only what has a target")
+	flags.StringVar(&o.profile, "profile", "", "after each case take profiles of it into this directory: of pgproxy's processor time, and of each proxy's system calls where strace is installed")
 	flags.IntVar(&o.idle, "idle", 10000, "clients that only wait")
 	flags.IntVar(&o.crowd, "crowd", 5000, "clients that share few server connections")
 	flags.IntVar(&o.crowdServers, "servers", 50, "server connections for -crowd")
@@ -124,17 +128,23 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.close(context.WithoutCancel(ctx))) }()
 
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return fmt.Errorf("make directory of profiles: %w", err)
+		}
+	}
 	report := newReport(ctx, r, o)
 	for _, st := range stages(o) {
 		if err := st.run(ctx, r, o, report); err != nil {
 			return err
 		}
 	}
-	if o.targets {
-		report.judge(o)
-		report.printTargets(os.Stdout)
+	report.judge(o)
+	report.printTargets(os.Stdout)
+	if err := report.write(o.output); err != nil || o.markdown == "" {
+		return err
 	}
-	return report.write(o.output)
+	return report.writeMarkdown(o.markdown)
 }
 
 // raiseFiles lets this process and its children open so many files.

@@ -31,10 +31,10 @@ var errConnecting = errors.New("the clients connected for more than half of the 
 
 // run repeats what was no measurement: pgbench's time begins before its clients have
 // connected, and pgpool-II takes seconds for 64 of them.
-func (l pgbench) run(ctx context.Context, r *rig, s *system, o options, m *measurement) error {
+func (l pgbench) run(ctx context.Context, t *trial) error {
 	const most = 16 * time.Second
-	for duration := o.duration; ; duration *= 2 {
-		err := l.once(ctx, r, s, duration, m)
+	for duration := t.options.duration; ; duration *= 2 {
+		err := l.once(ctx, t, duration)
 		if !errors.Is(err, errConnecting) || duration >= most {
 			return err
 		}
@@ -43,11 +43,11 @@ func (l pgbench) run(ctx context.Context, r *rig, s *system, o options, m *measu
 
 // once is one run of pgbench. What was used is counted from the first transactions of
 // its log on, so that the price of connecting is not in that of a transaction.
-func (l pgbench) once(ctx context.Context, r *rig, s *system, duration time.Duration, m *measurement) error {
-	prefix := filepath.Join(r.dir, "pgbench-log")
+func (l pgbench) once(ctx context.Context, t *trial, duration time.Duration) error {
+	prefix := filepath.Join(t.dir, "pgbench-log")
 	defer removeLogs(prefix)
 	var stdout, stderr strings.Builder
-	cmd := r.client(ctx, s.port, l.tls, "pgbench", l.arguments(prefix, duration)...)
+	cmd := t.client(ctx, t.on.port, l.tls, "pgbench", l.arguments(prefix, duration)...)
 	if l.trusted {
 		cmd.Env = append(cmd.Env, "PGUSER="+trustedUser)
 	}
@@ -56,7 +56,7 @@ func (l pgbench) once(ctx context.Context, r *rig, s *system, duration time.Dura
 	if l.transactions == 0 {
 		end = time.After(duration - beforeEnd)
 	}
-	before, after, err := r.around(s, cmd, func() bool { return logged(prefix) }, end)
+	before, after, err := t.around(ctx, cmd, func() bool { return logged(prefix) }, end)
 	if err != nil {
 		line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
 		return fmt.Errorf("run pgbench: %w: %s", err, line)
@@ -65,7 +65,7 @@ func (l pgbench) once(ctx context.Context, r *rig, s *system, duration time.Dura
 		line, _, _ := strings.Cut(stderr.String()[i:], "\n")
 		return fmt.Errorf("run pgbench: %s", line)
 	}
-	return l.read(stdout.String(), prefix, duration, before, after, m)
+	return l.read(stdout.String(), prefix, duration, before, after, &t.measurement)
 }
 
 func (l pgbench) arguments(prefix string, duration time.Duration) []string {
@@ -118,8 +118,8 @@ func (l pgbench) read(out, prefix string, duration time.Duration, before, after 
 // around runs a client and reads the clocks when begun is true for the first time, or
 // before the start where that is never seen, and at the end, but for the client's way
 // out.
-func (r *rig) around(s *system, cmd *exec.Cmd, begun func() bool, end <-chan time.Time) (before, after usage, err error) {
-	if before, err = r.usage(s, 0); err != nil {
+func (t *trial) around(ctx context.Context, cmd *exec.Cmd, begun func() bool, end <-chan time.Time) (before, after usage, err error) {
+	if before, err = t.usage(t.on, 0); err != nil {
 		return before, after, err
 	}
 	if err := cmd.Start(); err != nil {
@@ -136,11 +136,11 @@ func (r *rig) around(s *system, cmd *exec.Cmd, begun func() bool, end <-chan tim
 				continue
 			}
 			seen = true
-			if before, err = r.usage(s, cmd.Process.Pid); err != nil {
+			if before, err = t.begin(ctx, cmd.Process.Pid); err != nil {
 				return before, after, errors.Join(err, <-ended)
 			}
 		case <-end:
-			after, err = r.usage(s, cmd.Process.Pid)
+			after, err = t.end(cmd.Process.Pid)
 			err = errors.Join(err, <-ended)
 			if err == nil && after.client == 0 { // it was faster
 				after.client = processTime(cmd.ProcessState)
@@ -150,7 +150,7 @@ func (r *rig) around(s *system, cmd *exec.Cmd, begun func() bool, end <-chan tim
 			if err != nil {
 				return before, after, err
 			}
-			after, err = r.usage(s, 0)
+			after, err = t.end(0)
 			after.client = processTime(cmd.ProcessState)
 			return before, after, err
 		}

@@ -23,6 +23,7 @@ const tick = 10 * time.Millisecond
 // stat is what we need of one line of /proc/PID/stat (proc(5)).
 type stat struct {
 	parent   int
+	system   time.Duration // processor time of its own in the kernel
 	children time.Duration // processor time of the children that it has waited for
 }
 
@@ -36,17 +37,18 @@ func readStat(pid int) (stat, bool, error) {
 		return stat{}, false, fmt.Errorf("read state of process: %w", err)
 	}
 	// The name in parentheses may hold anything, parentheses too. Behind it: state,
-	// ppid, and at 13 and 14 cutime and cstime.
+	// ppid, and at 12 to 14 stime, cutime and cstime.
 	fields := strings.Fields(string(line[bytes.LastIndexByte(line, ')')+1:]))
-	numbers := make([]int, 0, 3)
-	for _, i := range []int{1, 13, 14} {
+	numbers := make([]int, 0, 4)
+	for _, i := range []int{1, 12, 13, 14} {
 		n, err := strconv.Atoi(fields[i])
 		if err != nil {
 			return stat{}, false, fmt.Errorf("read state of process: %w", err)
 		}
 		numbers = append(numbers, n)
 	}
-	return stat{parent: numbers[0], children: time.Duration(numbers[1]+numbers[2]) * tick}, true, nil
+	ticks := func(i int) time.Duration { return time.Duration(numbers[i]) * tick }
+	return stat{parent: numbers[0], system: ticks(1), children: ticks(2) + ticks(3)}, true, nil
 }
 
 // processes is all that run, by their parent.
@@ -88,21 +90,22 @@ func (p processes) tree(root int, others ...int) []int {
 }
 
 // cpuTime sums the processor time of processes, user and system, of threads that have
-// ended too, and of the children that they have waited for.
-func cpuTime(pids []int) (time.Duration, error) {
-	var sum time.Duration
+// ended too, and of the children that they have waited for. The kernel's part of it is
+// in hundredths of a second and without those children.
+func cpuTime(pids []int) (all, kernel time.Duration, err error) {
 	for _, pid := range pids {
 		own, err := cpuClock(pid)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		s, _, err := readStat(pid)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		sum += own + s.children
+		all += own + s.children
+		kernel += s.system
 	}
-	return sum, nil
+	return all, kernel, nil
 }
 
 // cpuClock reads the processor clock of another process, in nanoseconds where

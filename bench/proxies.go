@@ -173,16 +173,6 @@ type pgproxyCommand struct {
 	balance string // statement; off: all goes to the primary, as with PgBouncer and HAProxy
 }
 
-func (c pgproxyCommand) named(name string) pgproxyCommand {
-	c.name = name
-	return c
-}
-
-func (c pgproxyCommand) toPrimary() pgproxyCommand {
-	c.balance = "off"
-	return c
-}
-
 func (c pgproxyCommand) arguments(ctx context.Context, r *rig, port, clients int) ([]string, error) {
 	if err := r.installPgproxy(ctx); err != nil {
 		return nil, err
@@ -211,10 +201,10 @@ monitor: {user: %s, password_file: %s, database: postgres}
 balance: {mode: %q}
 pool: {mode: %s, size: %d, wait: 1m}
 metrics: {listen: "127.0.0.1:0"}
-pcp: {listen: "", unix_socket: ""}
+pcp: {listen: "", unix_socket: %s}
 backends:
 `, filepath.Join(r.dir, c.name+"-data"), address(port), clients, r.cert, r.key,
-		hba, passwords, pgtest.MonitorUser, password, c.balance, c.mode, c.size)
+		hba, passwords, pgtest.MonitorUser, password, c.balance, c.mode, c.size, r.socket(c.name))
 	for _, s := range r.cluster.Servers {
 		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: 1}\n", s.Name, s.Address())
 	}

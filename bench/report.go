@@ -31,6 +31,8 @@ type result struct {
 	VsDirect    float64       `json:"vs_direct,omitempty"`    // throughput, as a share of the primary's own
 	VsPgbouncer float64       `json:"vs_pgbouncer,omitempty"` // processor time per unit or memory, as a share of PgBouncer's in transaction mode
 	Runs        []measurement `json:"runs"`
+	// Syscalls are those of the proxy per unit, by name, where they were counted.
+	Syscalls map[string]float64 `json:"system_calls,omitempty"`
 }
 
 // find returns the result of a case on a system, nil when there is none.
@@ -99,6 +101,7 @@ var (
 		{"connect ms", func(r *result) string { return cell("%.3f", r.Connect) }},
 		{"cpu us", func(r *result) string { return cell("%.1f", r.CPU) }},
 		{"of pgbouncer", func(r *result) string { return cell("%.2f", r.VsPgbouncer) }},
+		{"kernel", func(r *result) string { return cell("%.2f", r.Kernel) }},
 		{"switches", func(r *result) string { return cell("%.2f", r.Switches) }},
 		{"servers us", func(r *result) string { return cell("%.1f", r.ServerCPU) }},
 		{"client us", func(r *result) string { return cell("%.1f", r.ClientCPU) }},
@@ -144,10 +147,13 @@ func (p *report) print(w io.Writer, c benchCase) {
 	}
 }
 
+// missing stands for a number that there is none of.
+const missing = "-"
+
 // cell formats a number that may be missing.
 func cell(format string, v float64) string {
 	if v == 0 {
-		return "-"
+		return missing
 	}
 	return fmt.Sprintf(format, v)
 }

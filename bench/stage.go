@@ -62,6 +62,15 @@ func (st stage) run(ctx context.Context, r *rig, o options, report *report) erro
 		if len(on) > 0 {
 			report.print(os.Stdout, c)
 		}
+		for _, d := range on {
+			if o.profile == "" || d.command == nil {
+				continue
+			}
+			c.profile(ctx, r, systems[d.name], o, report)
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
 	}
 	for _, s := range systems {
 		r.stop(s)
@@ -93,7 +102,7 @@ func (st stage) runAlone(ctx context.Context, r *rig, o options, report *report)
 // program is an error.
 func (st stage) measure(ctx context.Context, r *rig, s *system, c benchCase, o options, report *report) error {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", c.name, s.name)
-	m := c.measure(ctx, r, s, o)
+	m := c.measure(ctx, &trial{rig: r, on: s, options: o})
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ type targetRow struct {
 	Err      string  `json:"error,omitempty"` // why it was not measured
 }
 
-// judge looks for the target's numbers in the report.
+// judge compares the target with its numbers in the report.
 func (t target) judge(p *report) targetRow {
 	row := targetRow{Target: fmt.Sprintf("%s: %s of %s", t.benchCase, t.metric.name, t.of), Bound: fmt.Sprintf("<= %.2f", t.most)}
 	if t.most == 0 {
@@ -110,20 +110,18 @@ func (t target) judge(p *report) targetRow {
 
 func (t target) number(p *report, system string) (n float64, err string) {
 	r := p.find(t.benchCase, system)
-	switch {
-	case r == nil:
-		return 0, system + " was not measured"
-	case r.Err != "":
+	if r.Err != "" {
 		return 0, system + ": " + r.Err
 	}
 	return t.metric.of(r.measurement), ""
 }
 
-// judge fills in the targets.
+// judge fills in the targets of what was measured.
 func (p *report) judge(o options) {
-	p.Targets = nil
 	for _, t := range targets(o) {
-		p.Targets = append(p.Targets, t.judge(p))
+		if p.find(t.benchCase, t.of) != nil && (t.than == "" || p.find(t.benchCase, t.than) != nil) {
+			p.Targets = append(p.Targets, t.judge(p))
+		}
 	}
 }
 
@@ -140,6 +138,9 @@ func (row targetRow) verdict() string {
 }
 
 func (p *report) printTargets(w io.Writer) {
+	if len(p.Targets) == 0 {
+		return
+	}
 	fmt.Fprintln(w, "\ntargets")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range p.Targets {

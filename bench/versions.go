@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"debug/buildinfo"
 	"os"
 	"os/exec"
 	"runtime"
@@ -19,7 +18,7 @@ type machine struct {
 	Kernel    string `json:"kernel"`
 }
 
-// version is what a program says about itself.
+// version is what a program says about itself; pgproxy names its compiler too.
 type version struct {
 	Program string `json:"program"`
 	Version string `json:"version"`
@@ -50,7 +49,7 @@ func thisMachine() machine {
 
 // versions asks every program that is measured, or measured with.
 func (r *rig) versions(ctx context.Context) []version {
-	all := []version{{"PostgreSQL", firstLine(r.cluster.Primary().QueryValue(ctx, "postgres", "SHOW server_version"))}}
+	all := []version{{"postgres", firstLine(r.cluster.Primary().QueryValue(ctx, "postgres", "SELECT 'PostgreSQL ' || current_setting('server_version')"))}}
 	for _, p := range []struct{ name, flag string }{{"pgbouncer", "--version"}, {"pgpool", "--version"}, {"haproxy", "-v"}} {
 		path, err := program(p.name)
 		if err != nil {
@@ -61,9 +60,6 @@ func (r *rig) versions(ctx context.Context) []version {
 	}
 	out, err := exec.CommandContext(ctx, r.pgproxy, "version").Output()
 	all = append(all, version{"pgproxy", firstLine(string(out), err)})
-	if info, err := buildinfo.ReadFile(r.pgproxy); err == nil {
-		all = append(all, version{"built by", info.GoVersion})
-	}
 	return all
 }
 
