@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/pgproxy/pgproxy/pcp"
 )
 
 // profile runs the case again under each tool that is there, which makes the system
@@ -25,7 +24,8 @@ func (c benchCase) profile(ctx context.Context, r *rig, s *system, o options, re
 	}
 	name := filepath.Join(o.profile, regexp.MustCompile(`[^A-Za-z0-9.=-]+`).ReplaceAllString(c.name+"."+s.name, "-"))
 	if strings.HasPrefix(s.name, pgproxy) {
-		p := &processorProfile{file: name + ".pprof", socket: r.socket(s.name), length: o.duration / 2}
+		operator := filepath.Join(filepath.Dir(o.pgproxy), "pgproxy-pcp") // built with it
+		p := &processorProfile{operator: operator, file: name + ".pprof", socket: r.socket(s.name), length: o.duration / 2}
 		if m := c.measure(ctx, &trial{rig: r, on: s, options: o, tool: p}); m.Err != "" {
 			fmt.Fprintf(os.Stderr, "no profile of %s on %s: %s\n", c.name, s.name, m.Err)
 		}
@@ -51,26 +51,26 @@ func (r *rig) socket(system string) string { return filepath.Join(r.dir, system+
 
 // processorProfile asks a pgproxy for a profile of some length.
 type processorProfile struct {
-	file, socket string
-	length       time.Duration
-	taken        chan error
+	operator string // the program to ask with
+	file     string
+	socket   string
+	length   time.Duration
+	cmd      *exec.Cmd
+	said     bytes.Buffer
 }
 
 func (p *processorProfile) begin(ctx context.Context, _ *system) error {
-	client, err := pcp.NewClient(pcp.Target{Socket: p.socket})
-	if err != nil {
-		return err
-	}
-	p.taken = make(chan error, 1)
-	go func() {
-		defer client.Close()
-		_, err := client.Profile(ctx, p.length, func(profile []byte) error { return os.WriteFile(p.file, profile, 0o644) })
-		p.taken <- err
-	}()
-	return nil
+	p.cmd = exec.CommandContext(ctx, p.operator, "--socket", p.socket, "profile", "--for", p.length.String(), p.file)
+	p.cmd.Stderr = &p.said
+	return p.cmd.Start()
 }
 
-func (p *processorProfile) end() error { return <-p.taken }
+func (p *processorProfile) end() error {
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("take profile: %w: %s", err, bytes.TrimSpace(p.said.Bytes()))
+	}
+	return nil
+}
 
 // strace counts the system calls of all threads of a system (strace(1), -c).
 type strace struct {
