@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
+	"runtime"
+	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,138 +15,105 @@ import (
 
 // metrics are the instruments of the data path, and the counters of SHOW.
 type metrics struct {
-	statements *prometheus.CounterVec   // by backend and route
-	duration   *prometheus.HistogramVec // by route
-	poolWait   prometheus.Histogram
-	limits     *prometheus.CounterVec // by limit
+	shards   int               // of each counter and histogram
+	duration [routes]histogram // of statements
+	poolWait histogram
+	limits   *prometheus.CounterVec // by limit
 
-	primary, standby prometheus.Observer // of duration
-	byBackend        atomic.Pointer[map[string]*backendCounters]
+	// byBackend has all backends that there ever were: who holds counters need not ask
+	// whether they still count.
+	byBackend atomic.Pointer[map[string]backendCounters]
+	adding    sync.Mutex // held by who makes the next byBackend
 }
 
-// backendCounters count what one backend has done for clients since the start.
-type backendCounters struct {
-	primary, standby prometheus.Counter // statements, by the slot they ran in
-
-	selects, inserts, updates, deletes, ddl, other atomic.Uint64
-	panics, fatals, errors                         atomic.Uint64
-}
-
-func newMetrics(reg prometheus.Registerer, sh *sessions) (*metrics, error) {
+func newMetrics() *metrics {
 	m := &metrics{
-		statements: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pgproxy_statements_total",
-			Help: "Statements completed, by backend and by the route taken (primary or standby).",
-		}, []string{"backend", "route"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "pgproxy_statement_duration_seconds",
-			Help:    "Time from sending a simple query or a pipeline up to Sync to a server until its ReadyForQuery.",
-			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
-		}, []string{"route"}),
-		poolWait: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "pgproxy_pool_wait_seconds",
-			Help:    "Time that a session waited for the right to use or open a server connection, where it did not find one idle at once.",
-			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10),
-		}),
+		shards: runtime.GOMAXPROCS(0),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pgproxy_limits_exceeded_total",
 			Help: "Clients refused, statements cancelled and sessions ended for a limit, by its key in the configuration.",
 		}, []string{"limit"}),
 	}
-	m.primary = m.duration.WithLabelValues("primary")
-	m.standby = m.duration.WithLabelValues("standby")
+	m.poolWait = make(histogram, m.shards)
+	for r := range m.duration {
+		m.duration[r] = make(histogram, m.shards)
+	}
+	m.byBackend.Store(&map[string]backendCounters{})
+	return m
+}
+
+// register has them and what is counted in sh exposed.
+func (m *metrics) register(reg prometheus.Registerer, sh *sessions) error {
 	held := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pgproxy_held_clients",
 		Help: "Sessions that wait for a primary.",
 	}, func() float64 { return float64(sh.pools.heldClients()) })
-	m.byBackend.Store(&map[string]*backendCounters{})
-	for _, c := range []prometheus.Collector{m.statements, m.duration, m.poolWait, held, m.limits, connectionCollector{sh}} {
+	for _, c := range []prometheus.Collector{statementCollector{m}, held, m.limits, connectionCollector{sh}} {
 		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("register metrics of proxy: %w", err)
+			return fmt.Errorf("register metrics of proxy: %w", err)
 		}
 	}
-	return m, nil
+	return nil
 }
 
-// configure makes the counters of the backends. Sessions know no other backend.
+// configure makes the counters of the backends.
 func (m *metrics) configure(backends []cluster.Backend) {
-	old := *m.byBackend.Load()
-	all := make(map[string]*backendCounters, len(backends))
-	same := len(old) == len(backends)
-	for _, b := range backends {
-		if all[b.Name] = old[b.Name]; all[b.Name] == nil {
-			all[b.Name] = m.countersOf(b.Name)
-			same = false
-		}
+	for i := range backends {
+		m.of(backends[i].Name)
 	}
-	if !same {
+}
+
+// of returns the counters of a backend.
+func (m *metrics) of(backend string) backendCounters {
+	if c := (*m.byBackend.Load())[backend]; c != nil {
+		return c
+	}
+	m.adding.Lock()
+	defer m.adding.Unlock()
+	all := maps.Clone(*m.byBackend.Load())
+	if all[backend] == nil {
+		all[backend] = make(backendCounters, m.shards)
 		m.byBackend.Store(&all)
 	}
-}
-
-func (m *metrics) countersOf(backend string) *backendCounters {
-	return &backendCounters{
-		primary: m.statements.WithLabelValues(backend, "primary"),
-		standby: m.statements.WithLabelValues(backend, "standby"),
-	}
-}
-
-// of returns the counters of a backend, never nil.
-func (m *metrics) of(backend string) *backendCounters {
-	if b := (*m.byBackend.Load())[backend]; b != nil {
-		return b
-	}
-	return m.countersOf(backend) // removed a moment ago
-}
-
-// completed counts a statement by the first word of its command tag.
-func (m *metrics) completed(backend string, slot session.Slot, tag []byte) {
-	b := m.of(backend)
-	if slot == session.Standby {
-		b.standby.Inc()
-	} else {
-		b.primary.Inc()
-	}
-	b.kind(tag).Add(1)
-}
-
-func (b *backendCounters) kind(tag []byte) *atomic.Uint64 {
-	n := 0
-	for n < len(tag) && tag[n] != ' ' {
-		n++
-	}
-	switch string(tag[:n]) {
-	case "SELECT":
-		return &b.selects
-	case "INSERT":
-		return &b.inserts
-	case "UPDATE":
-		return &b.updates
-	case "DELETE":
-		return &b.deletes
-	case "CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX", "REFRESH":
-		return &b.ddl
-	}
-	return &b.other
-}
-
-func (m *metrics) failed(backend string, fatal bool) {
-	if fatal {
-		m.of(backend).fatals.Add(1)
-		return
-	}
-	m.of(backend).errors.Add(1)
-}
-
-func (m *metrics) answered(slot session.Slot, d time.Duration) {
-	if slot == session.Standby {
-		m.standby.Observe(d.Seconds())
-		return
-	}
-	m.primary.Observe(d.Seconds())
+	return all[backend]
 }
 
 func (m *metrics) limited(limit limitKey) { m.limits.WithLabelValues(string(limit)).Inc() }
+
+// statementCollector adds up the shards when it is asked.
+type statementCollector struct {
+	metrics *metrics
+}
+
+var (
+	statementsTotal = prometheus.NewDesc("pgproxy_statements_total",
+		"Statements completed, by backend and by the route taken (primary or standby).", []string{"backend", "route"}, nil)
+	statementDuration = prometheus.NewDesc("pgproxy_statement_duration_seconds",
+		"Time from sending a simple query or a pipeline up to Sync to a server until its ReadyForQuery.", []string{"route"}, nil)
+	poolWaits = prometheus.NewDesc("pgproxy_pool_wait_seconds",
+		"Time that a session waited for the right to use or open a server connection, where it did not find one idle at once.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c statementCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- statementsTotal
+	ch <- statementDuration
+	ch <- poolWaits
+}
+
+// Collect implements prometheus.Collector.
+func (c statementCollector) Collect(ch chan<- prometheus.Metric) {
+	for backend, counters := range *c.metrics.byBackend.Load() {
+		sum := counters.sum()
+		for r := range routes {
+			ch <- prometheus.MustNewConstMetric(statementsTotal, prometheus.CounterValue, float64(sum.by(r)), backend, r.String())
+		}
+	}
+	for r := range routes {
+		ch <- c.metrics.duration[r].metric(statementDuration, r.String())
+	}
+	ch <- c.metrics.poolWait.metric(poolWaits)
+}
 
 // connectionCollector counts connections when it is asked, so that nothing is
 // counted on the way of a statement.

@@ -15,6 +15,12 @@ type sessionEnv struct {
 	shared *sessions
 	own    *clientSession
 	now    int64 // of the turn under way; 0: not read yet
+	shard  int   // of the metrics, in which the session counts
+	// counted is where the statements of the server that was in each slot last are.
+	counted [session.Standby + 1]struct {
+		backend string
+		shard   *counterShard
+	}
 
 	settings lb.LexSettings
 	scratch  lb.Scratch
@@ -29,7 +35,8 @@ type sessionEnv struct {
 	shunned   string        // a standby to which no connection could be made,
 	until     int64         // and until when it is not tried again
 
-	asked int64 // when the batch under way was sent
+	wrote *userFloor // where the user's last write is noted; nil: the session has not written
+	asked int64      // when the batch under way was sent
 }
 
 // shunTime is for how long a session does not try a standby again that refused it.
@@ -42,6 +49,7 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 	e := &sessionEnv{
 		shared:   sh,
 		own:      s,
+		shard:    int(s.id % uint64(sh.metrics.shards)),
 		settings: lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true},
 		catalog:  sh.catalogs.of(s.client.database),
 		turn:     lb.NewTurn(s.id),
@@ -278,20 +286,35 @@ func (e *sessionEnv) CloseIdle(slot session.Slot) {
 }
 
 // Wrote notes the user's last write.
-func (e *sessionEnv) Wrote() { e.shared.floors.note(e.own.client.user, e.Mark()) }
+func (e *sessionEnv) Wrote() {
+	e.wrote = e.shared.floors.note(e.wrote, e.own.client.user, e.Mark())
+}
+
+// counters returns what counts for the server in a slot; nil: there is none.
+func (e *sessionEnv) counters(slot session.Slot) *counterShard {
+	sv := e.own.mu.servers[slot]
+	if sv == nil {
+		return nil
+	}
+	c := &e.counted[slot]
+	if c.shard == nil || c.backend != sv.loan.backend {
+		c.backend, c.shard = sv.loan.backend, &e.shared.metrics.of(sv.loan.backend)[e.shard]
+	}
+	return c.shard
+}
 
 // Completed counts a statement by its command tag.
 func (e *sessionEnv) Completed(slot session.Slot, tag []byte) {
-	if sv := e.own.mu.servers[slot]; sv != nil {
-		e.shared.metrics.completed(sv.loan.backend, slot, tag)
+	if c := e.counters(slot); c != nil {
+		c.completed(slot, tag)
 	}
 	e.own.clock.committed = e.own.clock.committed || string(tag) == "COMMIT"
 }
 
 // Failed counts an error.
 func (e *sessionEnv) Failed(slot session.Slot, fatal bool) {
-	if sv := e.own.mu.servers[slot]; sv != nil {
-		e.shared.metrics.failed(sv.loan.backend, fatal)
+	if c := e.counters(slot); c != nil {
+		c.failed(fatal)
 	}
 }
 
@@ -300,7 +323,7 @@ func (e *sessionEnv) Routed(session.Slot) { e.asked = e.time() }
 
 // Answered measures how long it took.
 func (e *sessionEnv) Answered(slot session.Slot) {
-	e.shared.metrics.answered(slot, time.Duration(e.time()-e.asked))
+	e.shared.metrics.duration[routeOf(slot)].observe(e.shard, time.Duration(e.time()-e.asked))
 	e.own.clock.answered = true
 }
 

@@ -80,12 +80,13 @@ func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups,
 	}
 	sh.classifier.Store(classifier)
 	sh.redirects.Store(redirects)
-	if sh.metrics, err = newMetrics(deps.Registerer, sh); err != nil {
+	sh.metrics = newMetrics()
+	if err := sh.metrics.register(deps.Registerer, sh); err != nil {
 		return nil, err
 	}
 	sh.catalogs = newCatalogs(cfg.Balance, l.catalog, deps.Logger)
 	sh.reporter = &reporter{sessions: sh, health: deps.HealthStats, version: deps.Version}
-	p.waited = func(d time.Duration) { sh.metrics.poolWait.Observe(d.Seconds()) }
+	p.waited = func(d time.Duration) { sh.metrics.poolWait.observe(0, d) }
 	return sh, nil
 }
 
@@ -180,42 +181,4 @@ func (sh *sessions) all() []*clientSession {
 	sh.mu.Unlock()
 	slices.SortFunc(all, func(a, b *clientSession) int { return int(int64(a.id) - int64(b.id)) })
 	return all
-}
-
-// floors remembers the last write of each user, so that a user's next session
-// does not read older data than the last one wrote.
-type floors struct {
-	mu struct {
-		sync.Mutex
-		byUser map[string]uint64 // Sampler.Mark when the answer was read
-	}
-}
-
-// maxFloors bounds the users remembered; with more, one of them is forgotten for
-// each new one, and its next session starts without a floor.
-const maxFloors = 100_000
-
-func newFloors() *floors {
-	f := &floors{}
-	f.mu.byUser = make(map[string]uint64)
-	return f
-}
-
-func (f *floors) note(user string, mark uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, ok := f.mu.byUser[user]; !ok && len(f.mu.byUser) >= maxFloors {
-		for old := range f.mu.byUser {
-			delete(f.mu.byUser, old)
-			break
-		}
-	}
-	f.mu.byUser[user] = max(f.mu.byUser[user], mark) // marks of two sessions may come out of order
-}
-
-func (f *floors) of(user string) (mark uint64, ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	mark, ok = f.mu.byUser[user]
-	return mark, ok
 }

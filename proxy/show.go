@@ -124,10 +124,11 @@ func (r *reporter) nodes(s *clientSession) (rows [][]string) {
 		if total > 0 {
 			weight = float64(b.Weight) / float64(total)
 		}
+		sum := sh.metrics.of(b.Name).sum()
 		rows = append(rows, []string{
 			strconv.Itoa(i), host, port, b.Status.String(), reached(o),
 			fmt.Sprintf("%.6f", weight), roleOf(b), o.Role.String(),
-			count(&sh.metrics.of(b.Name).selects), strconv.FormatBool(s.readsFrom() == b.Name),
+			number(sum.of(kindSelect)), strconv.FormatBool(s.readsFrom() == b.Name),
 			delayOf(b, o), o.ReplicaState, o.SyncState, stamp(b.Since),
 		})
 	}
@@ -156,11 +157,12 @@ func delayOf(b cluster.Backend, o cluster.Observation) string {
 func (r *reporter) backends() (rows [][]string) {
 	for i, b := range r.sessions.cluster.State().Backends {
 		host, port := hostPort(b.Address)
-		c := r.sessions.metrics.of(b.Name)
+		sum := r.sessions.metrics.of(b.Name).sum()
 		rows = append(rows, []string{
 			strconv.Itoa(i), host, port, b.Status.String(), roleOf(b),
-			count(&c.selects), count(&c.inserts), count(&c.updates), count(&c.deletes), count(&c.ddl), count(&c.other),
-			count(&c.panics), count(&c.fatals), count(&c.errors),
+			number(sum.of(kindSelect)), number(sum.of(kindInsert)), number(sum.of(kindUpdate)), number(sum.of(kindDelete)),
+			number(sum.of(kindDDL)), number(sum.of(kindOther)),
+			"0", number(sum.fatals), number(sum.errors), // a panic ends the connection without a word of its own
 		})
 	}
 	return rows
@@ -252,8 +254,6 @@ func hostPort(address string) (host, port string) {
 }
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
-
-func count(n interface{ Load() uint64 }) string { return number(n.Load()) }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
