@@ -25,7 +25,7 @@ func idleCase(name string, sessions int, tls bool, systems ...string) benchCase 
 		if err != nil {
 			return err
 		}
-		rest, err := t.usage(t.on, 0)
+		rest, err := t.begin(ctx, 0)
 		if err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func idleCase(name string, sessions int, tls bool, systems ...string) benchCase 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		after, err := t.usage(t.on, 0)
+		after, err := t.end(0)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,8 @@ func idleCase(name string, sessions int, tls bool, systems ...string) benchCase 
 			return err
 		}
 		t.SessionMemory, t.TotalMemory = float64(total-before)/float64(sessions), float64(total)
-		t.IdleCPU = 100 * (after.proxy - rest.proxy).Seconds() / after.at.Sub(rest.at).Seconds()
+		t.Units = after.at.Sub(rest.at).Seconds() // system calls are counted for a second
+		t.IdleCPU = 100 * (after.proxy - rest.proxy).Seconds() / t.Units
 		return nil
 	}}
 }

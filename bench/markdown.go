@@ -75,6 +75,7 @@ func (p *report) markdown(w io.Writer) {
 	p.markdownTable(w, "Idle clients: KiB for each / share of a processor for all", sessionUnit, func(r *result) string {
 		return fmt.Sprintf("%.1f / %.2f %%", r.SessionMemory/1024, r.IdleCPU)
 	})
+	p.markdownTable(w, "System calls of the proxy in a second while all clients are idle", sessionUnit, func(r *result) string { return calls(r.Syscalls) })
 	p.markdownFailures(w)
 }
 

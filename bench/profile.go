@@ -19,8 +19,8 @@ import (
 // slower: these runs do not count, and one that fails loses its profile only.
 func (c benchCase) profile(ctx context.Context, r *rig, s *system, o options, report *report) {
 	result := report.find(c.name, s.name)
-	if result.Err != "" {
-		return // there is nothing to explain
+	if o.profile == "" || s.cmd == nil || result.Err != "" { // there is nothing to explain
+		return
 	}
 	name := filepath.Join(o.profile, regexp.MustCompile(`[^A-Za-z0-9.=-]+`).ReplaceAllString(c.name+"."+s.name, "-"))
 	if strings.HasPrefix(s.name, pgproxy) {

@@ -63,9 +63,6 @@ func (st stage) run(ctx context.Context, r *rig, o options, report *report) erro
 			report.print(os.Stdout, c)
 		}
 		for _, d := range on {
-			if o.profile == "" || d.command == nil {
-				continue
-			}
 			c.profile(ctx, r, systems[d.name], o, report)
 			if err := ctx.Err(); err != nil {
 				return err
@@ -89,6 +86,7 @@ func (st stage) runAlone(ctx context.Context, r *rig, o options, report *report)
 			if err := st.measure(ctx, r, s, c, o, report); err != nil {
 				return err
 			}
+			c.profile(ctx, r, s, o, report)
 			r.stop(s)
 		}
 		if len(on) > 0 {
