@@ -81,18 +81,25 @@ func TestCancelOfACommitThatWaitsForAStandby(t *testing.T) {
 				}
 			}
 		}
-		done := l.run(conn, commit)
-		l.await("h1", ofClients(waitsForStandby), "1")
-		l.cancelRequest(conn)
-		// A cancel that is passed on is dealt with before the request ends.
-		l.await("h1", ofClients(waitsForStandby), "1")
-		wantOutcomes(t, l.cancels, map[string]int{cancelCommit: i + 1, cancelForwarded: 0})
-		l.synchronous("")
-		if err := l.end(done); err != nil {
+		if err := l.cancelInVain(conn, commit, i+1); err != nil {
 			t.Errorf("%s: %v", commit, err)
 		}
-		l.synchronous("nobody")
 	}
+}
+
+// cancelInVain runs what waits for a standby at its end, has it cancelled meanwhile, which
+// is the n-th cancel of the test and must not be passed on, and lets it end.
+func (l *leased) cancelInVain(conn *pgx.Conn, sql string, n int) error {
+	l.t.Helper()
+	done := l.run(conn, sql)
+	l.await("h1", ofClients(waitsForStandby), "1")
+	l.cancelRequest(conn)
+	// A cancel that is passed on is dealt with before the request ends.
+	l.await("h1", ofClients(waitsForStandby), "1")
+	wantOutcomes(l.t, l.cancels, map[string]int{cancelCommit: n, cancelForwarded: 0})
+	l.synchronous("")
+	defer l.synchronous("nobody")
+	return l.end(done)
 }
 
 func TestCancelOfAWriteThatDoesNotWait(t *testing.T) {
@@ -128,16 +135,9 @@ func TestCancelWhenNobodyKnowsWhatTheServerWaitsFor(t *testing.T) {
 			wrong.password = "wrong"
 			l.lookups.rules.Store(&wrong)
 		}
-		done := l.run(conn, "DELETE FROM t; INSERT INTO t VALUES (1)")
-		l.await("h1", ofClients(waitsForStandby), "1")
-		l.cancelRequest(conn)
-		l.await("h1", ofClients(waitsForStandby), "1")
-		wantOutcomes(t, l.cancels, map[string]int{cancelCommit: i + 1, cancelForwarded: 0})
-		l.synchronous("")
-		if err := l.end(done); err != nil {
+		if err := l.cancelInVain(conn, "DELETE FROM t; INSERT INTO t VALUES (1)", i+1); err != nil {
 			t.Errorf("%s: %v", reason, err)
 		}
-		l.synchronous("nobody")
 	}
 }
 

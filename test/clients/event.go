@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pgproxy/pgproxy/internal/nettest/rig"
 )
 
 // Behaviours, which are the Op of their events too. What a client does beside its
@@ -160,21 +161,10 @@ func (j *journal) awaitServed(ctx context.Context, clients []string, since time.
 // served then. It is no bar.
 const patience = 2 * time.Minute
 
-// eventually repeats a question until it is answered without an error.
+// eventually repeats a question until it is answered without an error, for patience at
+// most.
 func eventually(ctx context.Context, what string, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w", what, errors.Join(err, context.Cause(ctx)))
-		case <-tick.C:
-		}
-	}
+	return rig.Poll(ctx, what, ask)
 }

@@ -36,6 +36,24 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// start starts an installation that ends with the test, and reports when that has failed.
+func start(ctx context.Context, t *testing.T, o rig.Options) *installation.Installation {
+	t.Helper()
+	in, err := installation.Start(ctx, programs, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(in.Report(context.WithoutCancel(ctx), reportLines))
+		}
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return in
+}
+
 func TestThreeHosts(t *testing.T) { runAll(t, rig.Options{Servers: 3}) }
 
 func TestTwoHostsAndWitness(t *testing.T) { runAll(t, rig.Options{Servers: 2, Witness: true}) }

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgproxy/pgproxy/internal/nettest/rig"
-	"github.com/pgproxy/pgproxy/test/failover/installation"
 )
 
 // TestReloadOfThreeMembers: a changed list of backends counts when the files of all
@@ -19,18 +18,7 @@ import (
 func TestReloadOfThreeMembers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	in, err := installation.Start(ctx, programs, rig.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if t.Failed() {
-			t.Log(in.Report(context.WithoutCancel(t.Context()), reportLines))
-		}
-		if err := in.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	in := start(ctx, t, rig.Options{})
 	conn, err := pgx.ConnectConfig(ctx, in.ClientConfig(in.VIP, rig.ProxyPort, 10*time.Second))
 	if err != nil {
 		t.Fatal(err)

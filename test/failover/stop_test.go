@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgproxy/pgproxy/internal/nettest/rig"
-	"github.com/pgproxy/pgproxy/test/failover/installation"
 )
 
 // TestStopOfTheHolder: who is in a transaction may finish it, also one that came to the
@@ -21,18 +20,7 @@ import (
 func TestStopOfTheHolder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	in, err := installation.Start(ctx, programs, rig.Options{Drain: "30s"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if t.Failed() {
-			t.Log(in.Report(context.WithoutCancel(t.Context()), reportLines))
-		}
-		if err := in.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	in := start(ctx, t, rig.Options{Drain: "30s"})
 	holders, err := in.Holders()
 	if err != nil || len(holders) != 1 {
 		t.Fatalf("holders %v, %v", holders, err)

@@ -245,7 +245,7 @@ func (c *Cluster) StartServers(ctx context.Context) error {
 // awaitStreaming waits for the standbys of a primary, which it asks itself.
 func (c *Cluster) awaitStreaming(ctx context.Context, primary *Host) error {
 	q := fmt.Sprintf("SELECT count(DISTINCT application_name) = %d FROM pg_stat_replication WHERE state = 'streaming'", c.o.Servers-1)
-	return poll(ctx, "every standby streams", func(ctx context.Context) error {
+	return Poll(ctx, "every standby streams", func(ctx context.Context) error {
 		value, err := primary.Query(ctx, q)
 		if err == nil && value != "t" {
 			err = errors.New("not all of them")
@@ -257,7 +257,7 @@ func (c *Cluster) awaitStreaming(ctx context.Context, primary *Host) error {
 // AwaitReady waits until a client's statement is answered through the virtual
 // address, and the member that answers sees every server up and streaming.
 func (c *Cluster) AwaitReady(ctx context.Context) error {
-	return poll(ctx, "the cluster is ready", func(ctx context.Context) error {
+	return Poll(ctx, "the cluster is ready", func(ctx context.Context) error {
 		nodes, err := c.Nodes(ctx)
 		if err != nil {
 			return err
@@ -276,8 +276,8 @@ func ready(nodes []Node) error {
 	return nil
 }
 
-// poll repeats a question until it is answered without an error or ctx ends.
-func poll(ctx context.Context, what string, ask func(context.Context) error) error {
+// Poll repeats a question until it is answered without an error or ctx ends.
+func Poll(ctx context.Context, what string, ask func(context.Context) error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -287,7 +287,7 @@ func poll(ctx context.Context, what string, ask func(context.Context) error) err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w: %w", what, ctx.Err(), err)
+			return fmt.Errorf("wait until %s: %w: %w", what, context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}

@@ -194,7 +194,7 @@ func (h *Host) StopMember(ctx context.Context) error {
 	if err := h.signalMember(syscall.SIGTERM); err != nil {
 		return err
 	}
-	return poll(ctx, "pgproxy on "+h.Name+" has ended", func(context.Context) error {
+	return Poll(ctx, "pgproxy on "+h.Name+" has ended", func(context.Context) error {
 		if len(h.MemberProcesses()) > 0 {
 			return errors.New("it runs")
 		}

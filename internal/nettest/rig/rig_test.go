@@ -60,7 +60,7 @@ func await(t *testing.T, what string, ask func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	must(t, poll(ctx, what, ask))
+	must(t, Poll(ctx, what, ask))
 }
 
 func TestServersReplicateBetweenHosts(t *testing.T) {

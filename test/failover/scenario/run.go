@@ -202,23 +202,12 @@ func (r *Run) back(ctx context.Context) error {
 	return nil
 }
 
-// eventually repeats a question until it is answered without an error.
+// eventually repeats a question until it is answered without an error, for patience at
+// most.
 func eventually(ctx context.Context, what string, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w", what, err)
-		case <-tick.C:
-		}
-	}
+	return rig.Poll(ctx, what, ask)
 }
 
 // settle waits until everything is as it should be.
