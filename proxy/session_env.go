@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -164,7 +165,7 @@ func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 	case e.turn.Primary(r.primaryWeight, r.standbyWeight):
 		return e.settle("")
 	}
-	return e.settle(e.someStandby(r, attached))
+	return e.settle(e.someStandby(r, cmp.Or(attached, e.home)))
 }
 
 // anyStandby picks a standby for a session that cannot start on the primary; ""

@@ -2,27 +2,31 @@ package proxy
 
 import (
 	"testing"
-	"testing/synctest"
-	"time"
+
+	"github.com/pgproxy/pgproxy/lb"
 )
 
-// The clock is read once in a turn, and each turn has its own time.
-func TestTimeOfATurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sh := newTest(t, testConfig(t), newFakeCluster(testState("h:1")), Deps{}).sessions
-		s := actor(t, sh, "u", stateIdle, false, nil)
-		first := s.env.time()
-		advance(time.Second)
-		if got := s.env.time(); got != first {
-			t.Errorf("%v passed within a turn", time.Duration(got-first))
+// TestSessionsKeepTheirStandby: also one that the session could not read from yet, so that
+// among all sessions each standby keeps its share.
+func TestSessionsKeepTheirStandby(t *testing.T) {
+	s := newTest(t, testConfig(t), newFakeCluster(testState("h:1", "h:2", "h:3")), Deps{})
+	standbys := []lb.Candidate{{Name: "h2", Weight: 1, Usable: true}, {Name: "h3", Weight: 3, Usable: true}}
+	s.sessions.routing.Store(&routing{standbys: standbys, all: standbys, standbyWeight: 4, hasPrimary: true})
+	now := monotonic()
+	got := make(map[string]int)
+	for range 64 {
+		env := actor(t, s.sessions, "u", stateIdle, false, nil).env
+		env.tick(now)
+		first := env.Choose("", lb.ToAny)
+		got[first]++
+		for n := range 5 {
+			env.tick(now + int64(n+1)*int64(homeTime))
+			if again := env.Choose("", lb.ToAny); again != first {
+				t.Fatalf("%s, and then %s", first, again)
+			}
 		}
-		s.drain()
-		if got := s.env.time(); got != first+int64(time.Second) {
-			t.Errorf("%v passed until the next turn, want 1s", time.Duration(got-first))
-		}
-		s.env.tick(7)
-		if got := s.env.time(); got != 7 {
-			t.Errorf("at %d, the driver says 7", got)
-		}
-	})
+	}
+	if got["h2"] != 16 || got["h3"] != 48 {
+		t.Errorf("sessions by standby %v", got)
+	}
 }

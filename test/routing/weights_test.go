@@ -1,10 +1,12 @@
 package routing
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -21,7 +23,8 @@ const (
 	// onPrimary is how many of the reads the primary may be given although it has
 	// weight 0, where nobody writes: none.
 	onPrimary = 0
-	// tolerance is how far a standby's number of reads may be from its weight's share.
+	// tolerance is how far the number of reads for which a standby is chosen may be from its
+	// weight's share.
 	tolerance = 0.03
 )
 
@@ -32,6 +35,9 @@ type load struct {
 	name string
 	// next says whether a session that has done this many reads does another one.
 	next func(session, done int) bool
+	// alike: that is the same number for each. Else the weights say nothing of the reads: a
+	// session brings as many to its standby as it makes.
+	alike bool
 	// writeEvery: a session writes before each of so many reads; 0: it does not.
 	writeEvery int
 }
@@ -47,9 +53,9 @@ func loads() []load {
 	}
 	var taken atomic.Int64
 	return []load{
-		{name: "each session the same number", next: each},
+		{name: "each session the same number", next: each, alike: true},
 		{name: "each session as fast as it can", next: func(int, int) bool { return taken.Add(1) <= reads }},
-		{name: "with writes", next: each, writeEvery: 20},
+		{name: "with writes", next: each, alike: true, writeEvery: 20},
 	}
 }
 
@@ -59,26 +65,66 @@ func TestReadsAreSplitByWeight(t *testing.T) {
 		CREATE TABLE hit (session int, n int)`)
 	for _, l := range loads() {
 		t.Run(l.name, func(t *testing.T) {
-			p := f.start(t, proxytest.Options{Balance: "mode: statement", Weights: weights})
+			p := f.start(t, proxytest.Options{Balance: "mode: statement", Weights: weights, Sections: proxytest.PatientHealth})
 			before := selects(t, p)
 			f.count(t)
 			writes := l.run(t, p)
-			counts := f.count(t, "/* read */", "INSERT INTO hit VALUES")
+			got := f.split(t)
 			delta := selects(t, p)
 			delta["h1"]-- // the SHOW before: a server answers it, as a SELECT
 			for name, n := range before {
 				delta[name] -= n
 			}
-			t.Logf("reads in the servers' logs %v, select_cnt %v, writes %v", counts[0], delta, counts[1])
-			l.check(t, counts[0])
-			if !maps.Equal(delta, counts[0]) {
-				t.Errorf("select_cnt of SHOW pool_backend_stats rose by %v, the servers' logs have %v", delta, counts[0])
+			t.Logf("reads in the servers' logs %v, select_cnt %v, writes %v, sessions %v", got.reads, delta, got.writes, got.sessions)
+			l.check(t, got)
+			if !maps.Equal(delta, got.reads) {
+				t.Errorf("select_cnt of SHOW pool_backend_stats rose by %v, the servers' logs have %v", delta, got.reads)
 			}
-			if want := map[string]int{"h1": writes, "h2": 0, "h3": 0}; !maps.Equal(counts[1], want) {
-				t.Errorf("writes: got %v, want %v", counts[1], want)
+			if want := map[string]int{"h1": writes, "h2": 0, "h3": 0}; !maps.Equal(got.writes, want) {
+				t.Errorf("writes: got %v, want %v", got.writes, want)
 			}
 		})
 	}
+}
+
+// split is what the servers' logs say, by server.
+type split struct {
+	reads, writes map[string]int
+	// sessions are those whose standby it is, chosen all reads of these: the primary takes
+	// some over while it is not known whether the standby has caught up.
+	sessions, chosen map[string]int
+}
+
+var readOf = regexp.MustCompile(`/\* read of (\d+) \*/`)
+
+// split counts what the servers have logged since the last count. A session reads from one
+// standby.
+func (f *fixture) split(t *testing.T) split {
+	t.Helper()
+	got := split{make(map[string]int), make(map[string]int), make(map[string]int), make(map[string]int)}
+	total, home := make(map[string]int), make(map[string]string) // by session
+	for _, s := range f.Servers {
+		log := f.log(t, s)
+		got.writes[s.Name] = bytes.Count(log, []byte("INSERT INTO hit VALUES"))
+		got.reads[s.Name] = 0
+		for _, m := range readOf.FindAllSubmatch(log, -1) {
+			session := string(m[1])
+			got.reads[s.Name]++
+			total[session]++
+			if s == f.Primary() {
+				continue
+			}
+			if was := home[session]; was != "" && was != s.Name {
+				t.Fatalf("session %s has read from %s and %s", session, was, s.Name)
+			}
+			home[session] = s.Name
+		}
+	}
+	for session, n := range total {
+		got.sessions[home[session]]++
+		got.chosen[home[session]] += n
+	}
+	return got
 }
 
 // run runs the load and returns the number of writes.
@@ -120,7 +166,7 @@ func readItem(ctx context.Context, conn *pgx.Conn, session, done int) error {
 	}
 	id := 1 + (session*31+done)%1000
 	var v string
-	if err := conn.QueryRow(ctx, "SELECT v FROM item WHERE id = $1 /* read */", mode, id).Scan(&v); err != nil {
+	if err := conn.QueryRow(ctx, fmt.Sprintf("SELECT v FROM item WHERE id = $1 /* read of %d */", session), mode, id).Scan(&v); err != nil {
 		return fmt.Errorf("read of session %d: %w", session, err)
 	}
 	if want := "item " + strconv.Itoa(id); v != want {
@@ -129,23 +175,27 @@ func readItem(ctx context.Context, conn *pgx.Conn, session, done int) error {
 	return nil
 }
 
-// check compares the numbers of reads with the weights.
-func (l load) check(t *testing.T, got map[string]int) {
+// check compares what the servers were given with the weights: the sessions exactly, and
+// the reads where all sessions read alike.
+func (l load) check(t *testing.T, got split) {
 	t.Helper()
-	if total := got["h1"] + got["h2"] + got["h3"]; total != reads {
+	if total := got.reads["h1"] + got.reads["h2"] + got.reads["h3"]; total != reads {
 		t.Errorf("%d reads were made, want %d: each on one server", total, reads)
 	}
-	if l.writeEvery == 0 && got["h1"] > onPrimary {
-		t.Errorf("the primary was given %d reads, want at most %d", got["h1"], onPrimary)
+	if l.writeEvery == 0 && got.reads["h1"] > onPrimary {
+		t.Errorf("the primary was given %d reads, want at most %d", got.reads["h1"], onPrimary)
 	}
-	standbys := got["h2"] + got["h3"]
-	if standbys < reads/2 {
-		t.Errorf("the standbys were given %d reads of %d, want at least half", standbys, reads)
+	if n := got.reads["h2"] + got.reads["h3"]; n < reads/2 {
+		t.Errorf("the standbys were given %d reads of %d, want at least half", n, reads)
 	}
+	all := weights["h2"] + weights["h3"]
 	for _, name := range []string{"h2", "h3"} {
-		want := float64(standbys*weights[name]) / float64(weights["h2"]+weights["h3"])
-		if off := math.Abs(float64(got[name])-want) / want; off > tolerance {
-			t.Errorf("%s was given %d reads, want %.0f within %.0f %%", name, got[name], want, 100*tolerance)
+		if n, want := got.sessions[name], sessions*weights[name]/all; n != want {
+			t.Errorf("%s is the standby of %d sessions, want %d", name, n, want)
+		}
+		want := float64(reads*weights[name]) / float64(all)
+		if off := math.Abs(float64(got.chosen[name])-want) / want; l.alike && off > tolerance {
+			t.Errorf("%s was chosen for %d reads, want %.0f within %.0f %%", name, got.chosen[name], want, 100*tolerance)
 		}
 	}
 }
