@@ -56,11 +56,12 @@ func UsableStandbys(state *cluster.State, observations map[string]cluster.Observ
 
 // Wheel gives sessions to backends by weight: among any run of sessions as long as
 // the sum of the weights, each backend gets its weight exactly; the first goes to the
-// first backend that has a weight. One Wheel serves all
-// sessions; it is safe for concurrent use, and equal calls in equal order give equal
-// choices.
+// first backend that has a weight. One Wheel serves all sessions; it is safe for
+// concurrent use, and equal calls in equal order give equal choices.
 type Wheel struct {
+	_     [128]byte // all sessions write turns, and read what lies beside a Wheel
 	turns atomic.Uint64
+	_     [120]byte
 }
 
 // Next returns the index of the next backend among the usable ones with a weight,

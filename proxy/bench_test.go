@@ -13,6 +13,7 @@ import (
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/lb"
+	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 // BenchmarkBatch sends a statement for the primary through a session and reads the
@@ -44,16 +45,7 @@ func BenchmarkBatch(b *testing.B) {
 			}()
 		}
 	}()
-	state := testState(l.Addr().String())
-	cfg := Config{BackendTLS: BackendTLSConfig{Mode: SSLDisable}, Pool: DefaultPool(), Balance: lb.Default(), Hold: DefaultHold()}
-	cfg.Balance.Mode = lb.ModeOff
-	s, err := New(cfg, Deps{
-		Cluster: cluster.NewLog(state), Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-		Observations: func() map[string]cluster.Observation { return nil }, Poke: func(string) {}, GoesOn: func(context.Context, string, uint64) bool { return false }, Sampler: noSampler{},
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := benchServer(b, lb.ModeOff, testState(l.Addr().String()), nil)
 	front, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -91,6 +83,70 @@ func BenchmarkBatch(b *testing.B) {
 	client.Close()
 	conn.Close()
 	<-ended
+}
+
+// benchServer is a Server that is not run.
+func benchServer(b *testing.B, mode lb.Mode, state cluster.State, observations map[string]cluster.Observation) *Server {
+	cfg := Config{BackendTLS: BackendTLSConfig{Mode: SSLDisable}, Pool: DefaultPool(), Balance: lb.Default(), Hold: DefaultHold()}
+	cfg.Balance.Mode = mode
+	s, err := New(cfg, Deps{
+		Cluster: cluster.NewLog(state), Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Observations: func() map[string]cluster.Observation { return observations }, Poke: func(string) {},
+		GoesOn: func(context.Context, string, uint64) bool { return false }, Sampler: noSampler{},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
+// BenchmarkEnvironment is all that the core asks and tells in two turns of a transaction of
+// one statement, with the state that sessions share: with -cpu 1,2 alone and beside another
+// session.
+func BenchmarkEnvironment(b *testing.B) {
+	state := testState("h1:1")
+	state.Backends = append(state.Backends, cluster.Backend{Name: "h2", Address: "h2:1", Weight: 1, Status: cluster.StatusUp, Role: cluster.RoleStandby})
+	sh := benchServer(b, lb.ModeStatement, state, map[string]cluster.Observation{
+		"h2": {Alive: true, Ready: true, Role: cluster.RoleStandby, Timeline: 1},
+	}).sessions
+	sh.route()
+	for _, c := range []struct {
+		name, text, tag string
+		slot            session.Slot
+	}{
+		{"read", "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567;", "SELECT 1", session.Standby},
+		{"write", "UPDATE pgbench_accounts SET abalance = abalance + -2345 WHERE aid = 1234567;", "UPDATE 1", session.Primary},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			text, tag := []byte(c.text), []byte(c.tag)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				s := &clientSession{shared: sh, client: testClient("u"), id: sh.lastID.Add(1)}
+				e := newSessionEnv(sh, s)
+				e.catalog.current.Store(lb.NewCatalog(nil, nil))
+				s.mu.servers[c.slot] = &attachedServer{loan: &serverConn{link: &link{backend: "h2"}}}
+				for pb.Next() {
+					e.Classify(text)
+					if c.slot == session.Standby {
+						e.Choose("", lb.ToAny)
+						e.Floors()
+						e.Samples()
+					}
+					e.Routed(c.slot)
+					s.clock.note(e.time(), stateIdle, stateActive, false)
+					e.tick(0)
+					e.Completed(c.slot, tag)
+					e.Mark()
+					e.Answered(c.slot)
+					if c.slot == session.Primary {
+						e.Wrote()
+					}
+					s.clock.note(e.time(), stateActive, stateIdle, false)
+					e.tick(0)
+				}
+			})
+		})
+	}
 }
 
 // BenchmarkHolds is what each batch costs three times: before the core takes it,

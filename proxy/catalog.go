@@ -101,7 +101,7 @@ func (d *catalogOf) get(now int64) (cat *lb.Catalog, valid bool) {
 
 // want asks for a reading in the background.
 func (d *catalogOf) want() {
-	if d.queued.Swap(true) {
+	if d.queued.Load() || d.queued.Swap(true) {
 		return
 	}
 	select {
