@@ -8,18 +8,18 @@ import "github.com/pgproxy/pgproxy/internal/pgwire"
 // change result type"); a session that made its own after that must not see the error.
 // The client was told of no result (lacking.verify), so that it cannot be misled.
 type again struct {
-	buf      []byte
-	messages []message
-	slot     Slot // None: nothing is kept
-	uses     bool // a shared statement
-	ended    bool // the batch was sent to its end
+	kept
+	slot  Slot // None: nothing is kept
+	uses  bool // a shared statement
+	ended bool // the batch was sent to its end
 }
 
 // keepAgain remembers the held messages, which start at b[pos:] and are sent now.
 func (c *Core) keepAgain(slot Slot, b []byte, pos int) {
 	a := &c.again
 	if !c.batch.begun {
-		*a = again{buf: a.buf[:0], messages: a.messages[:0]}
+		a.clear()
+		*a = again{kept: a.kept}
 		if c.pooled() && slot == Primary && c.held[0].typ != pgwire.Query && c.server[slot].tx == pgwire.TxIdle && c.server[slot].live == 0 {
 			a.slot = slot
 		}

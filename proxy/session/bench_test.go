@@ -2,6 +2,7 @@ package session
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -78,31 +79,42 @@ type benchSession struct {
 	written int // bytes for the client
 }
 
-// newBenchSession makes one that has its connection, and a statement "s".
-func newBenchSession(b testing.TB, statements *Statements, choose string) *benchSession {
-	b.Helper()
-	p := newPlay(b)
+func newBenchEnv(t testing.TB) *benchEnv {
+	p := newPlay(t)
 	env := &benchEnv{fakeEnv: *p.env}
-	env.choose = choose
 	env.samples = &cluster.Samples{Primary: "h1", Timeline: 1, Round: 1 << 62, Replayed: []cluster.Replayed{{Backend: "h2", Timeline: 1, LSN: 1}}}
 	for _, sql := range []string{"BEGIN", "UPDATE t SET a = 1", "SELECT a FROM t", "INSERT INTO t VALUES (1)", "END", "COPY t FROM STDIN"} {
 		env.verdicts[sql[0]] = p.env.Classify([]byte(sql))
 	}
-	s := &benchSession{core: New(env)}
+	return env
+}
+
+// newBenchSession makes one that has its connection, and a statement "s".
+func newBenchSession(t testing.TB, statements *Statements, choose string) *benchSession {
+	env := newBenchEnv(t)
+	env.choose = choose
+	return startBenchSession(t, New(env), statements)
+}
+
+func startBenchSession(t testing.TB, core *Core, statements *Statements) *benchSession {
+	s := &benchSession{core: core}
 	for slot, name := range map[Slot]string{Primary: "h1", Standby: "h2"} {
-		s.idle[slot] = Attachment{Backend: name, ID: uint64(slot), Fresh: true}
+		s.idle[slot] = Attachment{Backend: name, ID: uint64(slot), Name: "pgbench", Fresh: true}
 	}
 	if statements != nil {
-		s.core.Share(statements, 100)
+		core.Name("pgbench")
+		core.Share(statements, 100)
 	} else {
-		s.core.Attach(Primary, s.idle[Primary])
+		core.Attach(Primary, s.idle[Primary])
 	}
-	s.run(b, exchangeOf(b, []string{"P s SELECT abalance FROM pgbench_accounts WHERE aid = $1", "S"}, []string{"1", "Z I"}))
 	return s
 }
 
-// all plays a transaction.
+// all plays a transaction. The statement "s" is prepared before the first one that uses it.
 func (s *benchSession) all(b testing.TB, transaction []exchange) {
+	if transaction[0].client[0] == pgwire.Bind && len(s.core.names.known) == 0 {
+		s.run(b, exchangeOf(b, []string{"P s SELECT abalance FROM pgbench_accounts WHERE aid = $1", "S"}, []string{"1", "Z I"}))
+	}
 	for i := range transaction {
 		s.run(b, transaction[i])
 	}
@@ -203,6 +215,50 @@ func BenchmarkCopyIn(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/row")
 }
 
+// idleBytes is what a session in transaction mode holds on the heap between two of these
+// transactions, the name of its application included.
+func idleBytes(t testing.TB, transaction []exchange) float64 {
+	const sessions = 1000
+	statements := NewStatements()
+	cores := make([]*Core, sessions)
+	heap := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	play := func(core *Core) *Core {
+		s := startBenchSession(t, core, statements)
+		s.all(t, transaction)
+		s.all(t, transaction)
+		clear(core.detach[:1]) // what is known of the connection stays with it
+		return core
+	}
+	env := newBenchEnv(t)
+	play(New(env)) // what is made once
+	before := heap()
+	for i := range cores {
+		cores[i] = play(New(env))
+	}
+	after := heap()
+	runtime.KeepAlive(cores)
+	return (after - before) / sessions
+}
+
+// BenchmarkIdle reports that.
+func BenchmarkIdle(b *testing.B) {
+	transactions := benchTransactions(b)
+	for _, name := range slices.Sorted(maps.Keys(transactions)) {
+		b.Run(name, func(b *testing.B) {
+			bytes := 0.0
+			for b.Loop() {
+				bytes = idleBytes(b, transactions[name])
+			}
+			b.ReportMetric(bytes, "B/session")
+		})
+	}
+}
+
 // TestTransactionsAllocateNothing holds that in the steady state.
 func TestTransactionsAllocateNothing(t *testing.T) {
 	for _, mode := range benchModes {
@@ -212,5 +268,12 @@ func TestTransactionsAllocateNothing(t *testing.T) {
 				t.Errorf("%s in %s: %v allocations", name, mode.name, allocs)
 			}
 		}
+	}
+}
+
+// TestIdleSessionIsSmall bounds that: there may be ten thousand of them.
+func TestIdleSessionIsSmall(t *testing.T) {
+	if bytes := idleBytes(t, benchTransactions(t)["simple"]); bytes > 2<<10 {
+		t.Errorf("%v bytes", bytes)
 	}
 }

@@ -167,6 +167,7 @@ func (c *Core) terminate(raw []byte) {
 }
 
 func (c *Core) hold(m message) {
+	c.borrow()
 	if len(c.held) == 0 {
 		c.looked = c.names.surprises
 	}

@@ -108,6 +108,7 @@ type Core struct {
 	out    [slots]Output  // for the client (None), and for the servers
 	server [slots]*server // noServer where there is none
 
+	lent  *buffers // of held, sent and again; nil: there is nothing in them
 	batch batch
 	held  []message // looked at and not sent, oldest first
 	// heldLen is the size of held, in bytes; they start where the input starts.
@@ -123,29 +124,23 @@ type Core struct {
 	settings settings
 	pins     pin
 	unpinDue bool // what pins the session may have ended
-	doubts   [][]byte
 	written  exact
 	ownPID   uint32 // told to the client; 0: its server's
-	appName  string // of the client, where connections may have another one;
-	reported string // and what the client was told last
+	appName  string // of the client, where connections may have another one
 	floor    floor
 	seen     seen
 	readOnly readOnly
 	sent     sent
 	again    again
 	told     told
-	failed   failed
-	listens  listens
-	judge    judge
-	refusal  []byte // the error for the next batch; nil: none
-	stalled  bool   // the next message waits until what is in flight was answered
+	rare     *rare
+	stalled  bool // the next message waits until what is in flight was answered
 
 	attaching Slot   // asked for, not given yet
 	exactly   bool   // the connection of the session's last write, and no other
 	want      string // backend for slot Standby while attaching
 	detach    []Detachment
-	mid       Slot   // a message of this slot is partly forwarded to the client
-	deferred  []byte // for the client, when mid has ended
+	mid       Slot // a message of this slot is partly forwarded to the client
 
 	yielding bool // nothing new is to begin on the primary
 
@@ -196,7 +191,7 @@ type batch struct {
 // New starts the core of a session whose startup is over. Its server
 // connections are attached by Attach.
 func New(env Env) *Core {
-	return &Core{env: env, server: [slots]*server{noServer, noServer, noServer}}
+	return &Core{env: env, rare: noRare, server: [slots]*server{noServer, noServer, noServer}}
 }
 
 // ToClient is what is to be written to the client after a call.
@@ -267,6 +262,7 @@ func (c *Core) AttachFailed(slot Slot, raw []byte) {
 // the session's any more. The slice is valid until the next call of the core.
 func (c *Core) Detached() []Detachment {
 	c.rest()
+	c.giveBuffersBack()
 	d := c.detach
 	c.detach = c.detach[:0]
 	return d
@@ -304,7 +300,7 @@ func (c *Core) End(raw []byte) {
 func (c *Core) Busy() Slot { return c.busy() }
 
 // InTransaction reports that a transaction block is open.
-func (c *Core) InTransaction() bool { return c.txSlot() != None || c.failed.open }
+func (c *Core) InTransaction() bool { return c.txSlot() != None || c.rare.failed.open }
 
 // Leftovers describes what the session leaves on a server connection.
 type Leftovers struct {
@@ -316,14 +312,21 @@ type Leftovers struct {
 // Leftovers tells whether the connection in that slot can go back to a pool.
 func (c *Core) Leftovers(slot Slot) Leftovers {
 	s := c.server[slot]
-	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
 	return Leftovers{
 		// DISCARD ALL empties custom settings and does not remove them.
-		Reusable: s.quiet() && !s.leftover && !inBatch && c.body.to != slot && len(s.custom) == 0 &&
-			!(slot == Primary && c.pins&pinDoubt != 0), // it may have left anything
-		Clean: !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
-		Tx:    s.tx,
+		Reusable: c.reusable(slot) && len(s.custom) == 0,
+		Clean:    !s.dirty && s.tx == pgwire.TxIdle && !c.pooled(),
+		Tx:       s.tx,
 	}
+}
+
+// reusable reports that nothing is in flight, and nothing left that cannot be undone but
+// for the custom settings.
+func (c *Core) reusable(slot Slot) bool {
+	s := c.server[slot]
+	inBatch := c.batch.open && slot == c.batch.slot && (slot == Standby || c.batch.given)
+	doubt := slot == Primary && c.pins&pinDoubt != 0 // it may have left anything
+	return s.quiet() && !s.leftover && !inBatch && c.body.to != slot && !doubt
 }
 
 // quiet reports that nothing is in flight.
@@ -348,7 +351,7 @@ func (c *Core) giveBack(slot Slot) {
 		}
 		d.Carried = (*Carried)(s)
 		d.Clean = true
-		d.Reusable = d.Reusable || len(s.custom) > 0 && s.quiet() && c.body.to != slot
+		d.Reusable = c.reusable(slot)
 	}
 	c.detach = append(c.detach, d)
 	c.remove(slot)
@@ -420,7 +423,8 @@ func (c *Core) txSlot() Slot {
 // toClient writes bytes of our own or held for order, between two messages.
 func (c *Core) toClient(from Slot, b []byte) {
 	if c.mid != None && c.mid != from {
-		c.deferred = append(c.deferred, b...)
+		r := c.rarely()
+		r.deferred = append(r.deferred, b...)
 		return
 	}
 	c.out[None].write(b)

@@ -34,7 +34,7 @@ func theirError(code, text string) []byte {
 
 // status is the transaction status that the client is told with an answer of our own.
 func (c *Core) status() byte {
-	if c.failed.open {
+	if c.rare.failed.open {
 		return pgwire.TxFailed
 	}
 	if slot := c.txSlot(); slot != None {
@@ -45,37 +45,37 @@ func (c *Core) status() byte {
 
 // refuseNext answers the next batch with an error, and nothing else of it is done.
 func (c *Core) refuseNext(raw []byte) {
-	c.refusal = raw
+	c.rarely().refusal = raw
 	c.lookAnew()
 }
 
 // standsIn reports that the next message is perhaps not for a server.
 func (c *Core) standsIn() bool {
-	return c.failed.open || c.failed.ended || c.refusal != nil && !c.batch.open
+	return c.rare.failed.open || c.rare.failed.ended || c.rare.refusal != nil && !c.batch.open
 }
 
 // standIn answers a message of the client in the place of a server; false: it is for
 // one. b is the message or the start of a large one of n bytes.
 func (c *Core) standIn(typ byte, b []byte, n int) bool {
 	switch {
-	case c.failed.open:
+	case c.rare.failed.open:
 		if !c.answerFailed(typ, b) {
 			return false
 		}
-	case c.failed.ended && (typ == pgwire.Sync || typ == pgwire.Flush):
+	case c.rare.failed.ended && (typ == pgwire.Sync || typ == pgwire.Flush):
 		if typ == pgwire.Sync {
-			c.failed.ended = false
+			c.rare.failed.ended = false
 			c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
-	case c.failed.ended:
-		c.failed.ended = false
+	case c.rare.failed.ended:
+		c.rare.failed.ended = false
 		return false
 	case typ == pgwire.Sync:
 		c.toClient(None, pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 	case typ == pgwire.Flush:
 	default:
-		c.fail(typ, c.refusal)
-		c.refusal = nil
+		c.fail(typ, c.rare.refusal)
+		c.rare.refusal = nil
 	}
 	c.heldLen += len(b)
 	c.body.left, c.body.to = n-len(b), None
@@ -95,8 +95,8 @@ func (c *Core) fail(typ byte, raw []byte) {
 // refuse does so with what PostgreSQL says, but first of all the client must know that
 // the transaction is gone.
 func (c *Core) refuse(typ byte, raw []byte) {
-	if c.failed.due != nil {
-		raw, c.failed.due = c.failed.due, nil
+	if c.rare.failed.due != nil {
+		raw, c.rare.failed.due = c.rare.failed.due, nil
 	}
 	c.fail(typ, raw)
 }
@@ -129,7 +129,7 @@ func (c *Core) answerFailed(typ byte, b []byte) bool {
 		if body[0] == 'S' {
 			c.names.confirm(c.names.change(string(name), nil))
 		} else {
-			delete(c.failed.portals, string(name))
+			delete(c.rare.failed.portals, string(name))
 		}
 		c.toClient(None, pgwire.AppendEmpty(nil, pgwire.CloseComplete))
 	case pgwire.Execute:
@@ -158,7 +158,7 @@ func (c *Core) queryFailed(b []byte) bool {
 		if c.control(pgwire.Query, v) {
 			c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
 		}
-	case v.Statements > 1 && c.failed.due == nil && c.endsFirst(b):
+	case v.Statements > 1 && c.rare.failed.due == nil && c.endsFirst(b):
 		c.leaveFailed() // the server says that there is none, and runs the rest
 		return false
 	default:
@@ -185,8 +185,8 @@ func (c *Core) control(typ byte, v *lb.Verdict) bool {
 	case v.Effects&lb.EffectEnd == 0 || v.Effects&lb.EffectChain != 0: // there is nothing to go back to
 		c.refuse(typ, again)
 		return false
-	case c.failed.due != nil && !v.Rollback:
-		raw := c.failed.due
+	case c.rare.failed.due != nil && !v.Rollback:
+		raw := c.rare.failed.due
 		c.leaveFailed()
 		c.fail(typ, raw)
 		return false
@@ -196,7 +196,7 @@ func (c *Core) control(typ byte, v *lb.Verdict) bool {
 	return true
 }
 
-func (c *Core) leaveFailed() { c.failed = failed{} }
+func (c *Core) leaveFailed() { c.rare.failed = failed{} }
 
 func (c *Core) parseFailed(b []byte) {
 	m := c.look(pgwire.Parse, b)
@@ -238,10 +238,10 @@ func (c *Core) bindFailed(portal string, name []byte) {
 	case !controlsFailed(st.verdict):
 		c.refuse(pgwire.Bind, abortedError())
 	default:
-		if c.failed.portals == nil {
-			c.failed.portals = make(map[string]*lb.Verdict)
+		if c.rare.failed.portals == nil {
+			c.rare.failed.portals = make(map[string]*lb.Verdict)
 		}
-		c.failed.portals[portal] = st.verdict
+		c.rare.failed.portals[portal] = st.verdict
 		c.toClient(None, pgwire.AppendEmpty(nil, pgwire.BindComplete))
 	}
 }
@@ -253,7 +253,7 @@ func (c *Core) describeFailed(kind byte, name []byte) {
 		c.refuse(pgwire.Describe, missing(name))
 	case kind == 'S' && !controlsFailed(st.verdict):
 		c.refuse(pgwire.Describe, abortedError())
-	case kind != 'S' && c.failed.portals[string(name)] == nil:
+	case kind != 'S' && c.rare.failed.portals[string(name)] == nil:
 		c.refuse(pgwire.Describe, noPortal(name))
 	default:
 		c.describeEnd(kind == 'S')
@@ -273,12 +273,12 @@ func noPortal(name []byte) []byte {
 }
 
 func (c *Core) executeFailed(portal []byte) {
-	v := c.failed.portals[string(portal)]
+	v := c.rare.failed.portals[string(portal)]
 	if v == nil {
 		c.refuse(pgwire.Execute, noPortal(portal))
 		return
 	}
 	if c.control(pgwire.Execute, v) {
-		c.failed.ended = true
+		c.rare.failed.ended = true
 	}
 }

@@ -90,6 +90,14 @@ func compareFeeds(t *testing.T, pooled bool, client, primary, standby, order []b
 	fed[0].core.ClientGone()
 }
 
+// wantNothing wants what stands for nothing unchanged.
+func wantNothing(t *testing.T) {
+	t.Helper()
+	if !reflect.DeepEqual(noServer, &server{}) || !reflect.DeepEqual(noRare, &rare{}) {
+		t.Fatalf("something was noted of nothing: %+v, %+v", noServer, noRare)
+	}
+}
+
 // feed is a session with what its peers are still going to say.
 type feed struct {
 	*play
@@ -145,9 +153,7 @@ func (f *feed) inside(t *testing.T) string {
 			t.Fatalf("%v: %d of %d answers are the client's", slot, s.live, s.pending())
 		}
 	}
-	if !reflect.DeepEqual(noServer, &server{}) {
-		t.Fatalf("something was noted of no server: %+v", noServer)
-	}
+	wantNothing(t)
 	if len(c.sent.buf) > 2*maxLook {
 		t.Fatalf("%d bytes are kept for the primary", len(c.sent.buf))
 	}

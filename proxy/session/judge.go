@@ -15,15 +15,18 @@ type judge struct {
 // Judging reports that the driver is to find out what a 57P01 of the primary means,
 // and call Judged. Until then nothing goes there. It tells of the connection what is
 // known: Backend and Server.
-func (c *Core) Judging() (from Attachment, open bool) { return c.judge.from, c.judge.open }
+func (c *Core) Judging() (from Attachment, open bool) { return c.rare.judge.from, c.rare.judge.open }
 
 // Judged tells that an administrator ended the session's connection, or that its server
 // stops.
 func (c *Core) Judged(administrator bool) {
-	j := c.judge
-	c.judge = judge{}
+	j := c.rare.judge
+	if !j.open {
+		return
+	}
+	c.rare.judge = judge{}
 	switch {
-	case !j.open || c.closed:
+	case c.closed:
 	case administrator:
 		c.noteWrite()
 		c.env.Failed(Primary, true)
@@ -41,7 +44,7 @@ func (c *Core) primaryEnds(severity, code string, body []byte) bool {
 		return false
 	case code == "57P01":
 		p := c.server[Primary]
-		c.judge = judge{open: true, raw: pgwire.AppendMessage(nil, pgwire.ErrorResponse, body), from: Attachment{Backend: p.backend, Server: p.began}}
+		c.rarely().judge = judge{open: true, raw: pgwire.AppendMessage(nil, pgwire.ErrorResponse, body), from: Attachment{Backend: p.backend, Server: p.known()}}
 		return false
 	}
 	c.noteWrite()

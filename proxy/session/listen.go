@@ -53,6 +53,18 @@ func (l *listens) note(v *lb.Verdict, tag, sql []byte) {
 	}
 }
 
+// noteListen does so, if it is of interest.
+func (c *Core) noteListen(e *expect, tag []byte) {
+	switch string(tag) {
+	case "LISTEN", "UNLISTEN":
+		c.rarely().listens.note(e.verdict, tag, e.sqlText())
+	case "ROLLBACK", "COMMIT", "DISCARD ALL":
+		if c.rare != noRare {
+			c.rare.listens.note(e.verdict, tag, nil)
+		}
+	}
+}
+
 // settle is called at the end of a transaction.
 func (l *listens) settle(committed bool) {
 	if len(l.unsettled) == 0 {
@@ -78,7 +90,7 @@ func (c *Core) deafened(owed bool, tx byte) bool {
 	if c.pins&pinListen == 0 {
 		return false
 	}
-	l := &c.listens
+	l := &c.rarely().listens
 	if c.env.ListensAgain() && !l.unsure {
 		l.again = true
 		return false
@@ -96,18 +108,18 @@ func (c *Core) deafened(owed bool, tx byte) bool {
 
 // listenAgain asks for a primary although the client asks for nothing.
 func (c *Core) listenAgain() {
-	if c.listens.again && c.attaching == None && !c.server[Primary].ready && !c.closed {
+	if c.rare.listens.again && c.attaching == None && !c.server[Primary].ready && !c.closed {
 		c.attaching = Primary
 	}
 }
 
 // emitListens brings a new connection to the primary to what the session listens for.
 func (c *Core) emitListens() {
-	if !c.listens.again {
+	if !c.rare.listens.again {
 		return
 	}
-	c.listens.again = false
-	for _, sql := range c.listens.texts {
+	c.rare.listens.again = false
+	for _, sql := range c.rare.listens.texts {
 		c.inject(Primary, pgwire.AppendQuery(nil, string(sql)), expect{kind: pgwire.Query})
 	}
 	c.server[Primary].unnamed = 0
@@ -116,7 +128,7 @@ func (c *Core) emitListens() {
 
 // cannotListen ends a session that waits for nothing but to listen again; true: it did.
 func (c *Core) cannotListen() bool {
-	if !c.listens.again || len(c.held) > 0 || c.sent.pending {
+	if !c.rare.listens.again || len(c.held) > 0 || c.sent.pending {
 		return false
 	}
 	c.End(pgwire.AppendError(nil, "FATAL", "57P01", "pgproxy: the connection to the primary was lost, and with it notifications of the session", "", ""))

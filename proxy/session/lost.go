@@ -30,8 +30,8 @@ func (c *Core) ServerClosed(slot Slot) {
 	if !s.ready {
 		return
 	}
-	if slot == Primary && c.judge.open {
-		c.judge.closed = true
+	if slot == Primary && c.rare.judge.open {
+		c.rare.judge.closed = true
 		c.out[slot].discard()
 		return
 	}
@@ -60,7 +60,7 @@ func (c *Core) ServerClosed(slot Slot) {
 	}
 	l := loss{text: "the standby was lost while it answered"}
 	if slot == Primary {
-		l = loss{text: "the connection to the primary was lost", pins: c.pins & pinBound &^ c.listens.kept()}
+		l = loss{text: "the connection to the primary was lost", pins: c.pins & pinBound &^ c.rare.listens.kept()}
 		c.pins &^= l.pins
 	}
 	c.leftBy(slot, s, open, l)
@@ -253,6 +253,7 @@ func uncertain(all []flight, p phase) int {
 // abandon answers everything that a lost server has left unanswered (rules 3 and 4).
 func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 	c.forgetTransaction(slot)
+	c.rarely()
 	all := flights(gone, open)
 	p := phaseOf(gone.tx)
 	from := len(all)
@@ -298,7 +299,7 @@ func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 				p = doomed
 			}
 		}
-		c.failed.open = p != outside
+		c.rare.failed.open = p != outside
 		for _, e := range f.owed {
 			c.names.cancel(e.op)
 		}
@@ -308,11 +309,11 @@ func (c *Core) abandon(slot Slot, gone *server, open bool, l loss) {
 			c.toClient(None, pgwire.AppendReadyForQuery(nil, c.status()))
 		}
 	}
-	switch c.failed.open = p != outside; {
-	case c.failed.open:
+	switch c.rare.failed.open = p != outside; {
+	case c.rare.failed.open:
 		c.lookAnew()
 		if !told {
-			c.failed.due = l.error("40001")
+			c.rare.failed.due = l.error("40001")
 		}
 	case l.pins != 0:
 		c.refuseNext(l.error("40001"))
@@ -368,7 +369,7 @@ func (c *Core) undoSettings() {
 	c.takeBack()
 	c.settings.forget()
 	c.settings.failed = false
-	c.listens.settle(false)
+	c.rare.listens.settle(false)
 }
 
 // lookAnew has what was looked at and not sent looked at again, since it means

@@ -87,9 +87,10 @@ var unsafeCall = &lb.Verdict{Statements: 1, Effects: lb.EffectMayChangeState | l
 
 // foreseeText does so for what only the text tells: what set_config sets.
 func (c *Core) foreseeText(slot Slot, v *lb.Verdict, sql []byte) {
-	if v != nil && v.Unknown && v.Effects&lb.EffectMayChangeState != 0 && len(sql) > 0 && len(c.doubts) < maxDoubts {
+	if v != nil && v.Unknown && v.Effects&lb.EffectMayChangeState != 0 && len(sql) > 0 && len(c.rare.doubts) < maxDoubts {
 		c.pins |= pinDoubt
-		c.doubts = append(c.doubts, bytes.Clone(sql))
+		r := c.rarely()
+		r.doubts = append(r.doubts, bytes.Clone(sql))
 		known := *v
 		known.Effects &^= lb.EffectMayChangeState | lb.EffectLeftover
 		v = &known
@@ -137,11 +138,11 @@ const maxDoubts = 16
 // resolveDoubts looks again at the statements that may have changed anything as far as
 // was known when they ran.
 func (c *Core) resolveDoubts() {
-	for i, sql := range c.doubts {
+	for i, sql := range c.rare.doubts {
 		v := c.env.Classify(sql)
 		switch {
 		case v.Unknown && v.Effects&lb.EffectMayChangeState != 0:
-			c.doubts = c.doubts[i:]
+			c.rare.doubts = c.rare.doubts[i:]
 			return
 		case v.Effects&lb.EffectMayChangeState != 0:
 			c.pins |= pinUnknown
@@ -150,7 +151,7 @@ func (c *Core) resolveDoubts() {
 			}
 		}
 	}
-	c.doubts = nil
+	c.rarely().doubts = nil
 	c.pins &^= pinDoubt
 }
 

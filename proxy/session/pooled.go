@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
-	"github.com/pgproxy/pgproxy/lb"
 )
 
 // Carried is what is known of a server connection that goes from one session to the next
@@ -25,8 +24,8 @@ func (c *Core) Share(t *Statements, perServer int) {
 // Name tells the application_name of the client, for connections that another one has
 // opened. It is called before the first Attach.
 func (c *Core) Name(name string) {
-	c.appName, c.reported, c.settings.name = name, name, setName(name)
-	c.settings.add(setting{kind: lb.EffectResetAll})
+	c.appName, c.settings.name = name, setName(name)
+	c.settings.entries = []setting{c.settings.nameEntry()}
 	c.settings.rekey()
 }
 
@@ -66,9 +65,7 @@ func (c *Core) rest() {
 func (c *Core) resting(slot Slot) bool {
 	s := c.server[slot]
 	switch {
-	case !s.ready || s.tx != pgwire.TxIdle || s.pending() > 0 || s.left > 0:
-		return false
-	case s.skipping || s.unsynced || s.copyIn || s.fatal || s.rollingBack || c.garbled:
+	case !s.quiet() || s.tx != pgwire.TxIdle || s.rollingBack || c.garbled:
 		return false
 	case c.batch.slot == slot && (c.batch.open || len(c.held) > 0), c.body.left > 0 && c.body.to == slot:
 		return false
@@ -96,8 +93,7 @@ func (c *Core) tidy(slot Slot) bool {
 	}
 	for name, m := range s.names {
 		if m.own(name) {
-			c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name, before: s.version(name)})
-			s.setVersion(name, 0)
+			c.closeStatement(slot, name)
 		}
 	}
 	c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
@@ -125,8 +121,8 @@ func (c *Core) pinned(body []byte) {
 		}
 	}
 	c.foreseeBehind(Primary)
-	if c.pins&pinListen == 0 {
-		c.listens = listens{}
+	if c.pins&pinListen == 0 && c.rare != noRare {
+		c.rare.listens = listens{}
 	}
 }
 
@@ -165,23 +161,18 @@ func (c *Core) notifyAsOwn(body []byte) bool {
 // reportName takes a ParameterStatus for the client; true: it is not forwarded, because a
 // RESET has given the connection the application_name of whoever opened it. The next
 // batch puts that right.
-func (c *Core) reportName(slot Slot, body []byte) bool {
-	name, value, ok := pgwire.ReadParameterStatus(body)
-	if !ok || c.settings.name == "" || string(name) != applicationName {
+func (c *Core) reportName(slot Slot, name, value []byte) bool {
+	opener := c.server[slot].opener
+	if c.settings.name == "" || string(name) != applicationName || string(value) != opener || opener == c.appName {
 		return false
 	}
-	if opener := c.server[slot].opener; string(value) == opener && opener != c.appName {
-		c.reportOwnName(slot)
-		return true
-	}
-	c.reported = string(value)
-	return false
+	c.reportOwnName(slot)
+	return true
 }
 
 // reportOwnName tells the client its own application_name, if it was told another one.
 func (c *Core) reportOwnName(slot Slot) {
-	if c.reported != c.appName {
-		c.reported = c.appName
+	if c.told.tell(applicationName, c.appName) {
 		c.toClient(slot, pgwire.AppendParameterStatus(nil, applicationName, c.appName))
 	}
 }

@@ -3,7 +3,6 @@ package session
 import (
 	"bytes"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -79,9 +78,7 @@ func simulatePooled(t *testing.T, seed uint64) {
 		s.client = inFailed(s.client)
 		s.compare(seed, scripts[i], inFailed(references[i].out))
 	}
-	if !reflect.DeepEqual(noServer, &server{}) {
-		t.Fatalf("seed %d: something was noted of no server: %+v", seed, noServer)
-	}
+	wantNothing(t)
 	for _, s := range both {
 		if s.core.pins&pinBound == 0 && s.servers[Primary] != nil || s.servers[Standby] != nil {
 			t.Fatalf("seed %d: a session at rest has a connection\n%s", seed, strings.Join(s.trace, "\n"))

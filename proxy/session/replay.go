@@ -7,11 +7,10 @@ import (
 // sent keeps what the client sent in the batches in flight on the standby, so
 // that the primary can run them when the standby cannot.
 type sent struct {
-	buf      []byte
-	messages []message // places in buf
-	slot     Slot      // where they are
-	done     int       // messages[:done] are answered
-	from     int       // those before it are over; from here they are inside a read-only transaction
+	kept
+	slot Slot // where they are
+	done int  // messages[:done] are answered
+	from int  // those before it are over; from here they are inside a read-only transaction
 
 	rows      bool // a row of the oldest unanswered batch was forwarded
 	failed    bool // an error of it was
@@ -24,11 +23,8 @@ type sent struct {
 
 // begin forgets what was kept and goes on with something else.
 func (t *sent) begin(next sent) {
-	clear(t.messages)
-	next.buf, next.messages = t.buf[:0], t.messages[:0]
-	if cap(next.buf) > maxWhole {
-		next.buf = nil
-	}
+	next.kept = t.kept
+	next.clear()
 	*t = next
 }
 

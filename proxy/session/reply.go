@@ -79,7 +79,8 @@ func alike(b []byte, typ byte) (size int) {
 // slot that is passing through has ended.
 func (c *Core) forwardReply(slot Slot, b []byte, pos, n int) {
 	if c.mid != None && c.mid != slot {
-		c.deferred = append(c.deferred, b[pos:pos+n]...)
+		r := c.rarely()
+		r.deferred = append(r.deferred, b[pos:pos+n]...)
 		return
 	}
 	c.out[None].forward(pos, pos+n)
@@ -90,9 +91,9 @@ func (c *Core) endMid(slot Slot) {
 		return
 	}
 	c.mid = None
-	if len(c.deferred) > 0 {
-		c.out[None].write(c.deferred)
-		c.deferred = c.deferred[:0]
+	if len(c.rare.deferred) > 0 {
+		c.out[None].write(c.rare.deferred)
+		c.rare.deferred = c.rare.deferred[:0]
 	}
 }
 
@@ -254,11 +255,11 @@ func (s *server) beginCopyIn() {
 func (c *Core) completed(slot Slot, e *expect, tag []byte) {
 	c.env.Completed(slot, tag)
 	c.transactionEnded(slot, e.verdict, tag)
-	c.listens.note(e.verdict, tag, e.sqlText())
+	c.noteListen(e, tag)
 	s := c.server[slot]
 	s.at = phaseAfter(s.at, e.verdict, tag)
 	s.done++
-	if e.kind == pgwire.Execute && e.verdict != nil {
+	if e.kind == pgwire.Execute && e.verdict != nil && e.verdict.Effects != 0 {
 		c.applyEffects(slot, e.verdict, e.st.sqlText())
 	}
 }
@@ -316,7 +317,7 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 			c.names.forgetPortals()
 		}
 		c.told.before = nil
-		c.listens.settle(!c.settings.failed)
+		c.rare.listens.settle(!c.settings.failed)
 		c.settle(slot)
 	}
 	if s := c.server[slot]; tx == pgwire.TxIdle && s.live == 0 && !(c.batch.open && c.batch.begun) {
@@ -429,14 +430,16 @@ func (c *Core) skipOwed(s *server) {
 
 // parameterStatus passes a setting on. The client hears of its primary's only.
 func (c *Core) parameterStatus(slot Slot, body []byte, mine bool) bool {
-	if name, value, ok := pgwire.ReadParameterStatus(body); ok {
-		c.env.Parameter(slot, name, value)
+	forward := !mine && (slot == Primary || !c.server[Primary].ready)
+	name, value, ok := pgwire.ReadParameterStatus(body)
+	if !ok {
+		return forward
 	}
-	if !mine && c.reportName(slot, body) {
+	c.env.Parameter(slot, name, value)
+	if !mine && c.reportName(slot, name, value) {
 		return false
 	}
-	forward := !mine && (slot == Primary || !c.server[Primary].ready)
-	if name, value, ok := pgwire.ReadParameterStatus(body); ok && forward {
+	if forward {
 		c.told.tell(string(name), string(value))
 	}
 	return forward

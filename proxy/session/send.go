@@ -12,7 +12,7 @@ import (
 // dispatch sends the held messages, which start at b[pos:]. It returns false
 // when that must wait.
 func (c *Core) dispatch(b []byte, pos int) bool {
-	if c.attaching != None || c.sent.pending || c.judge.open {
+	if c.attaching != None || c.sent.pending || c.rare.judge.open {
 		return false
 	}
 	if c.looked != c.names.surprises {
@@ -401,7 +401,7 @@ func (c *Core) ensureSQL(slot Slot, name string, st *statement) {
 		return
 	}
 	if s.version(name) != 0 {
-		c.inject(slot, pgwire.AppendClose(nil, 'S', name), expect{kind: pgwire.Close, named: true, name: name})
+		c.closeStatement(slot, name)
 		c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync})
 	}
 	c.inject(slot, pgwire.AppendQuery(nil, string(st.sql)), expect{kind: pgwire.Query, journal: true, st: st, named: true, name: name})

@@ -12,7 +12,6 @@ type server struct {
 	used    bool    // somebody had the connection before
 	backend string
 	run     uint64 // stands for one run of the server, or for this connection where that is not known
-	began   uint64 // Attachment.Server
 	pid     uint32
 	opener  string // application_name with which it was opened
 	loan    exact
@@ -92,7 +91,7 @@ const maxIdleRing = 64
 // stays.
 func (s *server) lend(a Attachment, out *Output) {
 	*s = server{
-		out: out, ready: true, used: !a.Fresh, backend: a.Backend, run: a.Server, began: a.Server, pid: a.PID, opener: a.Name,
+		out: out, ready: true, used: !a.Fresh, backend: a.Backend, run: a.Server, pid: a.PID, opener: a.Name,
 		loan: exact{a.ID, a.Uses}, tx: pgwire.TxIdle,
 		names: s.names, uses: s.uses, settings: s.settings, custom: s.custom, foreign: s.foreign || s.written,
 		ring: s.ring[:0],
@@ -103,6 +102,14 @@ func (s *server) lend(a Attachment, out *Output) {
 	if !a.Fresh {
 		s.unnamed = staleVersion
 	}
+}
+
+// known returns the Attachment's Server.
+func (s *server) known() uint64 {
+	if s.run&unknownRun != 0 {
+		return 0
+	}
+	return s.run
 }
 
 // copyEnd marks CopyDone or CopyFail in the ring.

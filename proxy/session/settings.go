@@ -31,7 +31,7 @@ type settings struct {
 type setting struct {
 	kind  lb.Effect // EffectSet, EffectResetAll or EffectDiscardAll
 	names []string  // folded, of EffectSet
-	sql   []byte
+	sql   string
 }
 
 // mark is a savepoint.
@@ -69,11 +69,17 @@ func (j *settings) add(e setting) {
 		j.entries = append(j.entries, e)
 	}
 	if j.name != "" && !slices.ContainsFunc(j.entries, func(e setting) bool { return e.about(applicationName) }) {
-		j.entries = slices.Insert(j.entries, 0, setting{kind: lb.EffectSet, names: []string{applicationName}, sql: []byte(j.name)})
+		j.entries = slices.Insert(j.entries, 0, j.nameEntry())
 	}
 }
 
 const applicationName = "application_name"
+
+var nameOnly = []string{applicationName}
+
+func (j *settings) nameEntry() setting {
+	return setting{kind: lb.EffectSet, names: nameOnly, sql: j.name}
+}
 
 // setName returns the text that sets application_name.
 func setName(name string) string {
@@ -82,12 +88,16 @@ func setName(name string) string {
 
 // rekey is called after add.
 func (j *settings) rekey() {
+	if len(j.entries) == 1 {
+		j.key = j.entries[0].sql
+		return
+	}
 	var b strings.Builder
 	for i := range j.entries {
 		if i > 0 {
 			b.WriteString(keySeparator)
 		}
-		b.Write(j.entries[i].sql)
+		b.WriteString(j.entries[i].sql)
 	}
 	j.key = b.String()
 }
@@ -223,7 +233,7 @@ func (c *Core) applySettings(slot Slot) {
 		}
 	}
 	for i := range more {
-		c.applySetting(slot, string(more[i].sql))
+		c.applySetting(slot, more[i].sql)
 	}
 	s.settings = c.settings.key
 	s.dirty = true
@@ -268,7 +278,9 @@ func (c *Core) applyEffects(slot Slot, v *lb.Verdict, sql []byte) {
 	switch {
 	case v.Effects&lb.EffectUnknownInSession != 0:
 	case v.Effects&lb.EffectDiscardAll != 0:
-		c.pins, c.doubts = 0, nil
+		if c.pins = 0; len(c.rare.doubts) > 0 {
+			c.rare.doubts = nil
+		}
 		c.foreseeBehind(slot)
 		c.names.clear()
 		s.deallocated("")
@@ -350,7 +362,7 @@ func (c *Core) set(names []string, sql []byte) {
 		}
 		sql = []byte(j.name)
 	}
-	c.setLater(setting{kind: lb.EffectSet, names: names, sql: bytes.Clone(sql)})
+	c.setLater(setting{kind: lb.EffectSet, names: names, sql: string(sql)})
 }
 
 // setLater takes a setting over when its transaction is over.

@@ -21,11 +21,12 @@ func (c *Core) Greeted(params []pgwire.Parameter) {
 	c.told = told{params: params, shared: true}
 }
 
-// tell notes a ParameterStatus that is forwarded.
-func (t *told) tell(name, value string) {
+// tell notes a ParameterStatus that is forwarded; false: it says nothing new, or the
+// greeting had none.
+func (t *told) tell(name, value string) bool {
 	p := t.of(name)
 	if p == nil || p.Value == value {
-		return
+		return false
 	}
 	if t.shared {
 		t.params, t.shared = slices.Clone(t.params), false
@@ -35,6 +36,7 @@ func (t *told) tell(name, value string) {
 		t.before = append(t.before, *p)
 	}
 	p.Value = value
+	return true
 }
 
 // takeBack tells the client the values of before.
