@@ -69,6 +69,7 @@
 // CancelRequests, which carry no statement, and package health.
 //
 // Everything that several goroutines use is behind a mutex (pools, gate,
-// cancelRegistry, lookups, the session's mu) that is never held across I/O,
-// or immutable (dialRules, identity, client after its startup, cluster.State).
+// cancelRegistry, lookups, the session's mu) that is never held across I/O, immutable
+// (dialRules, identity, client after its startup, routing, cluster.State), or made of
+// atomics (catalogOf, userFloor, the counters).
 package proxy
