@@ -38,6 +38,8 @@ var rows = map[string]bool{
 	"listen.keepalive.count":       atOnce,
 	"listen.drain":                 atOnce,
 	"listen.on_failover":           atOnce,
+	"listen.driver":                restart,
+	"listen.loops":                 restart,
 
 	"auth.hba_file":      atOnce,
 	"auth.query":         atOnce,

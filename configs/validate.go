@@ -89,6 +89,7 @@ func (v validator) listen() {
 		v.fault("listen.tls.client_ca_file", "needs cert_file and key_file")
 	}
 	v.duration("listen.startup.timeout", l.Startup.Timeout, 100*time.Millisecond, 10*time.Minute)
+	v.between("listen.loops", l.Loops, 0, 64)
 	v.between("listen.startup.max_half_open", l.Startup.MaxHalfOpen, 1, 1_000_000)
 	// The kernel counts whole seconds; its own bound is 32767 s (tcp(7)).
 	v.duration("listen.keepalive.idle", l.Keepalive.Idle, time.Second, 9*time.Hour)
@@ -96,6 +97,7 @@ func (v validator) listen() {
 	v.between("listen.keepalive.count", l.Keepalive.Count, 1, 127)
 	v.duration("listen.drain", l.Drain, 0, day)
 	oneOf(v, "listen.on_failover", l.OnFailover, proxy.ListenClose, proxy.ListenKeep)
+	oneOf(v, "listen.driver", l.Driver, proxy.DriverAuto, proxy.DriverEpoll, proxy.DriverGoroutine)
 }
 
 func (v validator) auth() {

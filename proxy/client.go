@@ -9,14 +9,18 @@ import (
 	"github.com/pgproxy/pgproxy/proxy/auth"
 )
 
-// client is one client connection. The goroutine that serves it owns it; after
-// authentication nothing here changes any more.
+// client is one client connection. The goroutine that serves it owns it; after its
+// session has begun nothing here changes any more.
 type client struct {
 	// conn is the plain TCP or Unix connection or a *tls.Conn over it. All bytes that
 	// were read from it have been used: nothing is buffered beside it.
 	conn net.Conn
 	// raw is the TCP or Unix connection itself, equal to conn without TLS.
-	raw    net.Conn
+	raw net.Conn
+	// loop serves the session; nil: goroutines do. Then sock is conn and raw, once it has
+	// been handed to the loop.
+	loop   *eventLoop
+	sock   *socket
 	remote netip.AddrPort // invalid for a Unix socket
 	local  bool           // a Unix socket
 

@@ -61,6 +61,21 @@ const (
 	ListenKeep  OnFailover = "keep"  // it listens again on the new primary
 )
 
+// Driver says what moves the bytes of sessions.
+type Driver string
+
+// The values of listen.driver.
+const (
+	// DriverAuto is an event loop for a client without TLS, where there are any, unless a
+	// server is known to be connected to with TLS; else goroutines.
+	DriverAuto Driver = "auto"
+	// DriverEpoll is an event loop for every client without TLS. A server's connection with
+	// TLS is carried to the loop by goroutines.
+	DriverEpoll Driver = "epoll"
+	// DriverGoroutine is goroutines for every client.
+	DriverGoroutine Driver = "goroutine"
+)
+
 // ListenConfig is the section `listen`.
 type ListenConfig struct {
 	Address       string          `yaml:"address"`         // host:port; host "*" is all addresses; empty: no TCP
@@ -74,6 +89,8 @@ type ListenConfig struct {
 	Drain time.Duration `yaml:"drain"`
 	// OnFailover is about sessions that LISTEN.
 	OnFailover OnFailover `yaml:"on_failover"`
+	Driver     Driver     `yaml:"driver"`
+	Loops      int        `yaml:"loops"` // event loops; 0: one for each processor
 }
 
 // TLSConfig is listen.tls.
@@ -178,6 +195,7 @@ func DefaultListen() ListenConfig {
 		Keepalive:  KeepaliveConfig{Idle: time.Minute, Interval: 10 * time.Second, Count: 3},
 		Drain:      10 * time.Second,
 		OnFailover: ListenClose,
+		Driver:     DriverAuto,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 type link struct {
 	net.Conn          // plain or *tls.Conn; nothing is buffered beside it
 	raw      net.Conn // the TCP or Unix connection itself
+	sock     *socket  // both, where an event loop watches it; nil: blocking
 
 	id       uint64 // unique in the process
 	backend  string
@@ -56,6 +57,22 @@ type link struct {
 	// changed are the reported settings that differ from params. Whoever reads the
 	// connection writes it.
 	changed map[string]string
+}
+
+// watch has an event loop watch the connection from now on.
+func (l *link) watch(by *eventLoop) error {
+	k, err := (*socket)(nil), errNoSocket
+	if l.Conn == l.raw {
+		k, err = newSocket(by.Loop, l.raw, l.tenure, nil)
+	}
+	if errors.Is(err, errNoSocket) { // TLS
+		k, err = bridge(by.Loop, l.Conn, l.tenure)
+	}
+	if err != nil {
+		return fmt.Errorf("hand a connection to an event loop: %w", err)
+	}
+	l.Conn, l.raw, l.sock, l.check = k, k, k, k.Quiet
+	return nil
 }
 
 // quiet tells whether an idle link is open and its server has said nothing.

@@ -252,7 +252,7 @@ func (s *clientSession) cancelOverdue(ctx context.Context, seen doing) (did bool
 	err = s.shared.cancels.cancelFor(ctx, s)
 	s.mu.Lock()
 	s.mu.cancelling = false
-	s.wakeAll()
+	s.progressed()
 	s.mu.Unlock()
 	return true, err
 }

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
-	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 func TestJudge(t *testing.T) {
@@ -195,12 +193,10 @@ func actor(t *testing.T, sh *sessions, user string, state sessionState, transact
 	t.Cleanup(func() { near.Close(); far.Close() })
 	c := testClient(user)
 	c.conn, c.raw = near, near
-	s := &clientSession{shared: sh, client: c, id: sh.lastID.Add(1)}
-	s.ctx, s.cancel = context.WithCancel(t.Context())
-	s.cond = sync.NewCond(&s.mu)
-	s.env = newSessionEnv(sh, s)
-	s.mu.core = session.New(s.env)
-	s.mu.client.conn = c.conn
+	s := sh.newSession(t.Context(), c)
+	if err := s.mover.begin(); err != nil {
+		t.Fatal(err)
+	}
 	s.state.store(state)
 	if transaction {
 		s.clock.transaction.Store(monotonic())

@@ -37,6 +37,9 @@ func testConfig(t *testing.T) Config {
 		Pool: DefaultPool(), Balance: lb.Default(), Hold: DefaultHold(),
 	}
 	cfg.Listen.Address = "127.0.0.1:0"
+	if driver := os.Getenv("PGPROXY_TEST_DRIVER"); driver != "" {
+		cfg.Listen.Driver = Driver(driver)
+	}
 	cfg.Auth.HBAFile = writeFile(t, "local all all trust\nhost all all all trust\nhost replication all all trust\n")
 	return cfg
 }

@@ -29,6 +29,8 @@ const (
 // dialer opens connections to backends and logs in on them.
 type dialer struct {
 	rules atomic.Pointer[dialRules] // taken anew for each connection
+	// secured: the last connection for which TLS was asked has it.
+	secured atomic.Bool
 	// connect opens the connection itself; nil: net.Dialer does.
 	connect func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -107,6 +109,9 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 	if err != nil {
 		_ = raw.Close()
 		return nil, err
+	}
+	if secured := conn.Conn != conn.raw; d.secured.Load() != secured {
+		d.secured.Store(secured)
 	}
 	return conn, nil
 }

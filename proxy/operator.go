@@ -84,16 +84,21 @@ var errKilled = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: terminating
 // asked with the lock held.
 func (s *clientSession) end(why *Refusal, so func() bool) bool {
 	late := time.AfterFunc(killTimeout, s.abort)
-	defer late.Stop()
 	var o outputs
 	s.mu.Lock()
 	if !so() {
 		s.mu.Unlock()
+		late.Stop()
 		return false
 	}
 	s.mu.core.End(why.encode(pgwire.SeverityFatal))
 	s.progressed()
 	s.flush(&o, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.client.busy { // it has been told
+		late.Stop()
+	}
 	return true
 }
 

@@ -20,9 +20,9 @@ import (
 var errBackendGone = errors.New("backend is not in use any more")
 
 // poolKey tells which connections of one backend are interchangeable: database,
-// user and all startup parameters; application_name too, since RESET must give
-// the client's own value, but for clients that rename. It is empty for a replication connection, which nobody
-// gets a second time.
+// user, whether an event loop serves them, and all startup parameters; application_name
+// too, since RESET must give the client's own value, but for clients that rename. It is
+// empty for a replication connection, which nobody gets a second time.
 type poolKey string
 
 // poolKey is made once, when it is first asked for.
@@ -41,6 +41,9 @@ func keyOf(c *client) poolKey {
 	b.WriteString(c.user)
 	if c.renames {
 		b.WriteString("\x00\x01") // apart from those who have no name to give
+	}
+	if c.loop != nil {
+		b.WriteString("\x00\x02") // apart from those whose connections block
 	}
 	for _, p := range c.params {
 		if c.renames && p.Name == "application_name" {
@@ -251,6 +254,13 @@ func (p *pools) dial(ctx context.Context, g grant, c *client) (*link, error) {
 	defer cancel(nil)
 	defer context.AfterFunc(g.gone, func() { cancel(context.Cause(g.gone)) })()
 	l, err := p.login(ctx, g.backend, g.tenure, c)
+	if err == nil {
+		if l.tenure = g.tenure; c.loop != nil {
+			if err = l.watch(c.loop); err != nil {
+				_ = l.Close()
+			}
+		}
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -271,7 +281,7 @@ func (p *pools) dial(ctx context.Context, g grant, c *client) (*link, error) {
 		return nil, err
 	}
 	l.id = p.lastID.Add(1)
-	l.key, l.gen, l.tenure = c.poolKey(), g.gen, g.tenure
+	l.key, l.gen = c.poolKey(), g.gen
 	l.created, l.jitter = time.Now(), rand.Float64()/10
 	if l.check == nil {
 		l.check = quietCheck(l.Conn, l.raw)

@@ -88,9 +88,10 @@ type Server struct {
 	handle func(ctx context.Context, c *client) error
 
 	ready    chan struct{}
-	addr     net.Addr      // of the first listener; set before ready is closed
-	draining chan struct{} // closed when no new session starts
-	clients  atomic.Int64  // authenticated ones
+	addr     net.Addr       // of the first listener; set before ready is closed
+	draining chan struct{}  // closed when no new session starts
+	clients  atomic.Int64   // authenticated ones
+	conns    sync.WaitGroup // connections of clients, from accept to the end of their session
 }
 
 // errShutdown is what sessions and connections are told when pgproxy stops.
@@ -138,8 +139,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if s.cancels, err = newCancelRegistry(s.dialer, s.waits, deps); err != nil {
 		return nil, err
 	}
-	s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count)
-	return s, err
+	if s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count); err != nil {
+		return nil, err
+	}
+	s.sessions.ended, s.sessions.secured = s.ended, s.dialer.secured.Load
+	return s, nil
 }
 
 func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.Authenticator, error) {
@@ -189,6 +193,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	s.addr = listeners[0].Addr()
+	if s.sessions.loops, err = newLoops(&s.cfg.Load().Listen); err != nil {
+		return fmt.Errorf("make event loops: %w", err)
+	}
 
 	// Not children of ctx, whose cause says nothing to a client.
 	accepting, stopAccepting := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -197,13 +204,24 @@ func (s *Server) Run(ctx context.Context) error {
 	pooling, stopPooling := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPooling()
 
-	var conns, accepts, pooled sync.WaitGroup
+	var accepts, pooled sync.WaitGroup
 	pooled.Go(func() { s.pools.run(pooling) })
 	pooled.Go(func() { s.sessions.run(pooling) })
+	looping, stopLooping := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLooping()
+	looped := make(chan error, 1)
+	go func() {
+		err := s.sessions.runLoops(looping)
+		if err != nil {
+			stopAccepting(err)
+		}
+		looped <- err
+	}()
+	defer context.AfterFunc(serving, s.sessions.abort)()
 	for _, l := range listeners {
 		accepts.Go(func() {
 			if err := s.accept(accepting, l, func(n newcomer) {
-				conns.Go(func() { s.serve(serving, n) })
+				s.conns.Go(func() { s.serve(serving, n) })
 			}); err != nil {
 				stopAccepting(err)
 			}
@@ -220,13 +238,15 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.draining)
 	s.sessions.drain(errShutdown.encode(pgwire.SeverityFatal))
 	overdue := time.AfterFunc(s.cfg.Load().Listen.Drain, func() { stopServing(errShutdown) })
-	conns.Wait()
+	s.conns.Wait()
 	overdue.Stop()
 	stopServing(nil)
 	s.lookups.close()
 	s.waits.close()
 	stopPooling()
 	pooled.Wait()
+	stopLooping()
+	<-looped
 	if err := context.Cause(accepting); !errors.Is(err, errShutdown) {
 		return err
 	}
@@ -236,7 +256,6 @@ func (s *Server) Run(ctx context.Context) error {
 // serve carries one connection from accept to its end. ctx bounds its session.
 func (s *Server) serve(ctx context.Context, n newcomer) {
 	c := &client{conn: n.conn, raw: n.conn}
-	defer func() { _ = c.conn.Close() }()
 	if a, ok := n.conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = a.AddrPort()
 	} else {
@@ -246,6 +265,7 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 	n.place.leave()
 	n.end(nil)
 	if err != nil {
+		_ = c.conn.Close()
 		if !errors.Is(err, errSilent) {
 			s.log.Info("client refused", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
 		} else {
@@ -253,14 +273,26 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 		}
 		return
 	}
-	defer s.leave(c)
+	s.conns.Add(1)
 	run := s.handle
 	if c.replication != pgwire.ReplicationNone {
 		run = s.serveReplication
 	}
-	if err := run(ctx, c); err != nil {
+	err = run(ctx, c)
+	if errors.Is(err, errOnLoop) {
+		return // s.ended follows
+	}
+	if err != nil {
 		s.log.Debug("session ended", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
 	}
+	_ = c.conn.Close()
+	s.ended(c)
+}
+
+// ended counts out a client whose session has ended.
+func (s *Server) ended(c *client) {
+	s.leave(c)
+	s.conns.Done()
 }
 
 // start authenticates a connection and counts it as a client.

@@ -15,19 +15,21 @@ import (
 )
 
 // clientSession drives the core of one client's session: it owns the sockets and the
-// goroutines, and serialises the calls of the core. No lock is held across I/O.
+// goroutines, and serialises the calls of the core. Its mover moves the bytes. No lock is
+// held across I/O that blocks.
 type clientSession struct {
 	shared *sessions
 	client *client
 	env    *sessionEnv
+	mover  mover
 	id     uint64
 	began  time.Time
-	ctx    context.Context // ends with the session
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // attachments under way
-	cond   *sync.Cond     // on mu: something may have changed for a goroutine that waits
-	state  stateValue     // written under mu
+	within context.Context // of all sessions
+	cond   sync.Cond       // on mu: something may have changed for a goroutine that waits
+	state  stateValue      // written under mu
 	clock  clock
+	// unregister ends what cancels.register began.
+	unregister func()
 	// watched is the sweep's.
 	watched watched
 
@@ -36,6 +38,9 @@ type clientSession struct {
 		core     *session.Core
 		client   peer
 		servers  [session.Standby + 1]*attachedServer
+		ctx      context.Context // ends with the session; nil: nobody has asked for it
+		cancel   context.CancelFunc
+		spawned  int                     // goroutines that do something for the session
 		waiting  int                     // goroutines in wait
 		progress bool                    // a server has answered since the client's goroutine looked
 		over     bool                    // everything is to end now
@@ -87,12 +92,38 @@ func (s *stateValue) store(state sessionState) {
 	}
 }
 
+// mover moves the bytes between the core of a session and its sockets. All but run are
+// called with the session's lock held.
+type mover interface {
+	// begin takes over the client's connection.
+	begin() error
+	// run moves the bytes until the session is over, or has them moved.
+	run() error
+	// place begins to move those of a server connection in a slot.
+	place(slot session.Slot, sv *attachedServer)
+	// giveBack gives a server connection back to its pool that is in no slot any more, or
+	// closes it.
+	giveBack(sv *attachedServer, left session.Detachment)
+	// close closes one that has ended.
+	close(sv *attachedServer)
+	// write writes what was collected for a peer; it may release the lock meanwhile.
+	write(w *writing)
+	// wake has the core asked again for what it did not take.
+	wake()
+	// interrupt ends what reads or writes.
+	interrupt()
+	// settle follows each call of the core and what it has put out. It releases the lock.
+	settle()
+}
+
 // attachedServer is a server connection in one of the session's slots.
 type attachedServer struct {
 	peer
-	loan   *serverConn
-	read   chan struct{} // closed when its reader has ended
-	unread bool          // its reader has bytes that nobody took; read after read is closed
+	slot    session.Slot
+	loan    *serverConn
+	read    chan struct{} // goroutines: closed when its reader has ended
+	unread  bool          // bytes have come that nobody took; goroutines: read after read is closed
+	stalled bool          // events: it is not read until the client has taken what waits for it
 }
 
 // serveSession runs the session of an authenticated client until it ends.
@@ -100,31 +131,41 @@ func (s *Server) serveSession(ctx context.Context, c *client) error {
 	return s.sessions.serve(ctx, c)
 }
 
-// serve runs one session. ctx ends when all sessions are to end at once.
-func (sh *sessions) serve(ctx context.Context, c *client) error {
-	s := &clientSession{shared: sh, client: c, id: sh.lastID.Add(1), began: time.Now()}
-	s.ctx, s.cancel = context.WithCancel(ctx)
-	defer s.cancel()
-	s.cond = sync.NewCond(&s.mu)
+// newSession makes the session of a client. ctx ends when all sessions are to end at once.
+func (sh *sessions) newSession(ctx context.Context, c *client) *clientSession {
+	s := &clientSession{shared: sh, client: c, id: sh.lastID.Add(1), began: time.Now(), within: ctx}
+	s.cond.L = &s.mu
+	s.mover = &goroutines{s}
+	if c.loop != nil {
+		s.mover = &events{clientSession: s}
+	}
 	s.env = newSessionEnv(sh, s)
 	s.mu.core = session.New(s.env)
+	return s
+}
+
+// serve runs one session, or gives it to an event loop: errOnLoop. ctx ends when all
+// sessions are to end at once.
+func (sh *sessions) serve(ctx context.Context, c *client) error {
+	c.loop = sh.loopFor(c)
+	s := sh.newSession(ctx, c)
 	if sh.statements != nil {
 		if c.renames = c.names(); c.renames {
 			s.mu.core.Name(c.appName)
 		}
 		s.mu.core.Share(sh.statements, sh.cfg.Load().Pool.Statements)
 	}
-	s.mu.client.conn = c.conn
 
-	first, err := s.firstServer()
+	first, err := s.firstServer(ctx)
 	if err != nil {
 		return errors.Join(err, c.tell(fatalResponse(err)))
 	}
 	// Before it is read, a function that the session calls may be anything.
-	s.env.catalog.await(s.ctx)
-	secret, unregister := sh.cancels.register(first.pid, c.protocol32(), s)
-	defer unregister()
+	s.env.catalog.await(ctx)
+	var secret []byte
+	secret, s.unregister = sh.cancels.register(first.pid, c.protocol32(), s)
 	if err := c.tell(s.greeting(first, secret)); err != nil {
+		s.unregister()
 		if first.loan != nil {
 			first.loan.Close()
 		}
@@ -134,23 +175,74 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	if mark, ok := sh.floors.of(c.user); ok && first.slot == session.Primary {
 		s.mu.core.StartFloor(mark)
 	}
-	if first.loan != nil {
-		s.mu.Lock()
-		s.place(first.slot, first.loan)
-		s.mu.Unlock()
+	if err := s.begin(first); err != nil {
+		s.unregister()
+		if first.loan != nil {
+			first.loan.Close()
+		}
+		return err
 	}
-	sh.add(s)
-	defer sh.remove(s)
-	s.drain() // it may have been left out
+	return s.mover.run()
+}
 
-	stop := context.AfterFunc(s.ctx, s.abort)
-	defer stop()
-	s.readClient()
-	s.tearDown()
-	if ctx.Err() == nil {
-		linger(c)
+// begin makes the session known to those who end sessions and look at them, and has its
+// bytes moved.
+func (s *clientSession) begin(first start) error {
+	s.mu.Lock()
+	if err := s.mover.begin(); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.shared.add(s)
+	if first.loan != nil {
+		s.place(first.slot, first.loan)
+	}
+	s.mu.Unlock()
+	s.drain() // it may have been left out
+	if s.within.Err() != nil {
+		s.abort()
 	}
 	return nil
+}
+
+// leave is the end of what begin and serve began.
+func (s *clientSession) leave() {
+	s.unregister()
+	s.shared.remove(s)
+}
+
+// context ends with the session. The lock is held.
+func (s *clientSession) context() context.Context {
+	if s.mu.ctx == nil {
+		s.mu.ctx, s.mu.cancel = context.WithCancel(s.within)
+		if s.mu.over {
+			s.mu.cancel()
+		}
+	}
+	return s.mu.ctx
+}
+
+// spawn has a goroutine do something for the session, which waits for it when it ends. The
+// lock is held.
+func (s *clientSession) spawn(f func()) {
+	s.mu.spawned++
+	go func() {
+		f()
+		s.mu.Lock()
+		s.mu.spawned--
+		s.wakeAll()
+		s.mover.settle()
+	}()
+}
+
+// markOver ends what is done for the session. The lock is held.
+func (s *clientSession) markOver() {
+	s.mu.over = true
+	s.stopHold()
+	if s.mu.cancel != nil {
+		s.mu.cancel()
+	}
+	s.wakeAll()
 }
 
 // greeting is what a client is told when its session begins (manual, "Start-up").
@@ -178,15 +270,19 @@ func isApplicationName(p pgwire.Parameter) bool { return p.Name == "application_
 // hits the server of another session.
 func (s *clientSession) ownPID() uint32 { return 1<<30 | uint32(s.id)&(1<<30-1) }
 
-// place puts a server connection into a slot and starts its reader. The lock is held.
+// place puts a server connection into a slot. The lock is held.
 func (s *clientSession) place(slot session.Slot, loan *serverConn) {
-	sv := &attachedServer{peer: peer{conn: loan.Conn}, loan: loan, read: make(chan struct{})}
+	sv := &attachedServer{}
+	if loan.sock != nil {
+		sv = &loan.sock.attached
+	}
+	*sv = attachedServer{peer: peer{conn: loan.Conn, sock: loan.sock}, slot: slot, loan: loan}
 	s.mu.servers[slot] = sv
 	s.mu.core.Attach(slot, session.Attachment{
 		Backend: loan.backend, ID: loan.id, Fresh: loan.fresh, Server: loan.server, Carried: loan.carried,
 		Uses: loan.uses, PID: loan.pid, Name: loan.appName,
 	})
-	s.wg.Go(func() { s.readServer(slot, sv) })
+	s.mover.place(slot, sv)
 }
 
 // follow carries out what the core asks for beside writing, and returns the slot that
@@ -195,8 +291,7 @@ func (s *clientSession) follow(detached []session.Detachment) (placed session.Sl
 	for _, d := range detached {
 		if sv := s.mu.servers[d.Slot]; sv != nil {
 			s.mu.servers[d.Slot] = nil
-			s.mu.giving++
-			s.wg.Go(func() { s.giveBackNow(sv, d) })
+			s.mover.giveBack(sv, d)
 		}
 	}
 	if slot, backend := s.mu.core.Wanted(); slot != session.None && !s.mu.attach && !s.mu.over {
@@ -208,11 +303,13 @@ func (s *clientSession) follow(detached []session.Detachment) (placed session.Sl
 	}
 	if from, open := s.mu.core.Judging(); open && !s.mu.judging && !s.mu.over {
 		s.mu.judging = true
-		s.wg.Go(func() { s.judge(from) })
+		ctx := s.context()
+		s.spawn(func() { s.judge(ctx, from) })
 	}
 	if s.mu.core.Waiting() && !s.mu.sampling && !s.mu.over {
 		s.mu.sampling = true
-		s.wg.Go(s.awaitSamples)
+		ctx := s.context()
+		s.spawn(func() { s.awaitSamples(ctx) })
 	}
 	return placed
 }
@@ -224,7 +321,7 @@ const maxSampleWait = 100 * time.Millisecond
 
 // awaitSamples has the core look again with each new sample, until it does not
 // wait any more or the time is over.
-func (s *clientSession) awaitSamples() {
+func (s *clientSession) awaitSamples(ctx context.Context) {
 	timer := time.NewTimer(maxSampleWait)
 	defer timer.Stop()
 	for waiting := true; waiting; {
@@ -238,7 +335,7 @@ func (s *clientSession) awaitSamples() {
 		case <-changed:
 		case <-timer.C:
 			late = true
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			late = true
 		}
 		s.mu.Lock()
@@ -254,10 +351,10 @@ func (s *clientSession) awaitSamples() {
 
 // beginAttach has a goroutine attach. The lock is held.
 func (s *clientSession) beginAttach(slot session.Slot, backend string) {
-	ctx, stop := context.WithCancelCause(s.ctx)
+	ctx, stop := context.WithCancelCause(s.context())
 	s.mu.attach, s.mu.attaches, s.mu.unattach = true, slot, stop
 	s.wakeAll()
-	s.wg.Go(func() {
+	s.spawn(func() {
 		defer stop(nil)
 		s.attach(ctx, slot, backend)
 	})
@@ -322,7 +419,7 @@ func (s *clientSession) attachIdle(slot session.Slot, backend string) bool {
 	case loan == nil:
 		return false
 	case !s.mu.core.Suits(loan.carried):
-		s.wg.Go(func() { s.refuse(loan) })
+		s.spawn(func() { s.refuse(loan) })
 		return false
 	}
 	s.place(slot, loan)
@@ -395,89 +492,20 @@ func (s *clientSession) lose(slot session.Slot, sv *attachedServer) {
 	s.mu.servers[slot] = nil
 	sv.loan.broke()
 	s.mu.core.ServerClosed(slot)
-	s.wg.Go(func() {
-		sv.loan.Close()
-		s.shared.poke(sv.loan.backend)
-	})
-}
-
-// giveBackNow gives a connection back that the core has detached.
-func (s *clientSession) giveBackNow(sv *attachedServer, d session.Detachment) {
-	s.giveBack(sv, d)
-	s.mu.Lock()
-	s.mu.giving--
-	s.wakeAll()
-	s.mu.Unlock()
-}
-
-// giveBack ends the reader of a connection that is in no slot any more, and
-// returns the connection to its pool or closes it.
-func (s *clientSession) giveBack(sv *attachedServer, left session.Detachment) {
-	if !left.Reusable || sv.loan.SetReadDeadline(time.Unix(1, 0)) != nil {
-		sv.loan.terminate()
-		sv.loan.Close()
-		<-sv.read
-		return
-	}
-	<-sv.read
-	if sv.unread || sv.loan.SetReadDeadline(time.Time{}) != nil {
-		sv.loan.Close()
-		return
-	}
-	sv.loan.tx, sv.loan.carried = left.Tx, left.Carried
-	s.shared.pools.release(sv.loan, left.Clean)
-}
-
-// finish closes the client's connection when everything has been written to it.
-func (s *clientSession) finish() {
-	s.awaitWritten()
-	_ = s.client.conn.SetReadDeadline(time.Unix(1, 0)) // readClient returns
-	s.mu.Lock()
-	s.mu.over = true
-	s.wakeAll()
-	s.mu.Unlock()
-}
-
-// awaitWritten waits until the client has what the core put out for it, unless the
-// session is broken off: whoever finds the core closed may not be the one who writes
-// its last words.
-func (s *clientSession) awaitWritten() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.mu.client.busy && !s.mu.over {
-		s.wait()
-	}
+	s.mover.close(sv)
 }
 
 // abort ends the session at once.
 func (s *clientSession) abort() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.breakOff()
+	s.mover.settle()
 }
 
-// tearDown gives the server connections back and waits for every goroutine.
-func (s *clientSession) tearDown() {
-	s.awaitWritten()
-	_ = s.client.conn.SetDeadline(time.Unix(1, 0)) // for a reader of a server that writes to it
-	s.mu.Lock()
-	s.mu.over = true
-	s.stopHold()
-	s.wakeAll()
-	servers := s.mu.servers
-	var left [session.Standby + 1]session.Leftovers
-	for slot := range servers {
-		left[slot] = s.mu.core.Leftovers(session.Slot(slot))
-	}
-	clear(s.mu.servers[:])
-	s.mu.Unlock()
-	s.cancel()
-	for slot, sv := range servers {
-		if sv != nil {
-			s.giveBack(sv, session.Detachment{Leftovers: left[slot]})
-		}
-	}
-	s.wg.Wait()
+// breakOff ends the session at once, whatever is being written. The lock is held.
+func (s *clientSession) breakOff() {
+	s.markOver()
+	s.mover.interrupt()
 }
 
 // drain has the session look at what the cluster is about and whether it is to end:
@@ -490,9 +518,10 @@ func (s *clientSession) drain() {
 	s.flush(&o, nil)
 }
 
+// progressed has the core asked again for what it did not take. The lock is held.
 func (s *clientSession) progressed() {
 	s.mu.progress = true
-	s.wakeAll()
+	s.mover.wake()
 }
 
 // wait waits on cond; the lock is held.

@@ -22,25 +22,25 @@ type start struct {
 
 // firstServer gets what the session starts with from the primary, or from a standby
 // while the primary cannot be reached.
-func (s *clientSession) firstServer() (start, error) {
+func (s *clientSession) firstServer(ctx context.Context) (start, error) {
 	sh := s.shared
-	if err := sh.awaitSettled(s.ctx, s.client); err != nil {
+	if err := sh.awaitSettled(ctx, s.client); err != nil {
 		return start{}, err
 	}
 	if b := upPrimary(sh.cluster.State()); b != nil && !sh.cluster.State().Holds() {
-		first, err := s.startOn(session.Primary, b)
+		first, err := s.startOn(ctx, session.Primary, b)
 		if err == nil || !isTransient(err) {
 			return first, err
 		}
 	}
 	if name := s.env.anyStandby(); name != "" {
 		if b := sh.cluster.State().Backend(name); b != nil {
-			if first, err := s.startOn(session.Standby, b); err == nil {
+			if first, err := s.startOn(ctx, session.Standby, b); err == nil {
 				return first, nil
 			}
 		}
 	}
-	loan, err := s.acquirePrimary(s.ctx)
+	loan, err := s.acquirePrimary(ctx)
 	if err != nil {
 		return start{}, err
 	}
@@ -48,16 +48,16 @@ func (s *clientSession) firstServer() (start, error) {
 }
 
 // startOn gets what the session starts with from one server.
-func (s *clientSession) startOn(slot session.Slot, b *cluster.Backend) (start, error) {
+func (s *clientSession) startOn(ctx context.Context, slot session.Slot, b *cluster.Backend) (start, error) {
 	sh := s.shared
 	if sh.statements == nil {
-		loan, err := sh.pools.acquire(s.ctx, *b, s.client)
+		loan, err := sh.pools.acquire(ctx, *b, s.client)
 		if err != nil {
 			return start{}, err
 		}
 		return s.startWith(slot, loan), nil
 	}
-	params, notices, err := sh.pools.greeting(s.ctx, *b, s.client)
+	params, notices, err := sh.pools.greeting(ctx, *b, s.client)
 	if err != nil {
 		return start{}, err
 	}
@@ -110,8 +110,8 @@ func isTransient(err error) bool {
 
 // judge finds out why the primary has ended a connection by 57P01: the server stops, or
 // it goes on and an administrator meant this one (pg_terminate_backend).
-func (s *clientSession) judge(from session.Attachment) {
-	goesOn := s.shared.goesOn(s.ctx, from.Backend, from.Server)
+func (s *clientSession) judge(ctx context.Context, from session.Attachment) {
+	goesOn := s.shared.goesOn(ctx, from.Backend, from.Server)
 	var o outputs
 	s.mu.Lock()
 	s.mu.judging = false

@@ -30,6 +30,9 @@ type sessions struct {
 	goesOn     func(ctx context.Context, backend string, began uint64) bool
 	sampler    Sampler
 	pools      *pools
+	loops      []*eventLoop  // none: goroutines serve everybody
+	secured    func() bool   // connections to servers have TLS
+	ended      func(*client) // a session that was on a loop has ended
 	cancels    *cancelRegistry
 	statements *session.Statements // nil: a session keeps its server connections
 	classifier atomic.Pointer[lb.Classifier]
@@ -154,6 +157,13 @@ func (sh *sessions) drain(raw []byte) {
 	sh.draining.Store(&raw)
 	for _, s := range sh.all() {
 		s.drain()
+	}
+}
+
+// abort ends every session at once.
+func (sh *sessions) abort() {
+	for _, s := range sh.all() {
+		s.abort()
 	}
 }
 

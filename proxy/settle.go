@@ -129,8 +129,13 @@ func (s *clientSession) busy() bool {
 // awaitGo keeps what the client has sent from beginning while its address is about to
 // leave. The lock is held.
 func (s *clientSession) awaitGo() {
-	for s.shared.settling.Load() != nil && s.shared.settles(s.client) != nil &&
-		s.mu.core.Idle() && !s.mu.core.Closed() && !s.mu.over {
+	for s.settling() && !s.mu.core.Closed() && !s.mu.over {
 		s.wait()
 	}
+}
+
+// settling reports that nothing is to begin because the client's address is about to leave.
+// The lock is held.
+func (s *clientSession) settling() bool {
+	return s.shared.settling.Load() != nil && s.shared.settles(s.client) != nil && s.mu.core.Idle()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -55,14 +56,14 @@ type tenure struct {
 
 	mu struct {
 		sync.Mutex
-		conns map[*leasedConn]struct{} // open ones; none is added once ended is set
+		conns map[io.Closer]struct{} // open ones; none is added once ended is set
 	}
 }
 
 func newTenure(backend string, timeline uint32, c Cluster, l Lease) *tenure {
 	t := &tenure{backend: backend, timeline: timeline, cluster: c, lease: l}
 	t.over, t.finish = context.WithCancel(context.Background())
-	t.mu.conns = make(map[*leasedConn]struct{})
+	t.mu.conns = make(map[io.Closer]struct{})
 	return t
 }
 
@@ -85,22 +86,32 @@ func (t *tenure) guard(raw net.Conn) (net.Conn, error) {
 	c := &leasedConn{Conn: raw, tenure: t}
 	c.close = sync.OnceValue(func() error {
 		err := raw.Close() // returns when no write is under way any more (internal/poll)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.mu.conns, c)
+		t.leave(c)
 		return err
 	})
-	t.mu.Lock()
-	ended := t.ended.Load()
-	if !ended {
-		t.mu.conns[c] = struct{}{}
-	}
-	t.mu.Unlock()
-	if ended {
+	if !t.enter(c) {
 		_ = raw.Close()
 		return nil, errNoLease
 	}
 	return c, nil
+}
+
+// enter notes an open connection, which has to leave when it is closed; false: the tenure
+// has ended. Its Close returns when no write is under way.
+func (t *tenure) enter(c io.Closer) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended.Load() {
+		return false
+	}
+	t.mu.conns[c] = struct{}{}
+	return true
+}
+
+func (t *tenure) leave(c io.Closer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.mu.conns, c)
 }
 
 // end closes all connections, and returns when none of them is open or written to
@@ -109,7 +120,7 @@ func (t *tenure) end() {
 	t.mu.Lock()
 	t.ended.Store(true)
 	t.finish()
-	conns := make([]*leasedConn, 0, len(t.mu.conns))
+	conns := make([]io.Closer, 0, len(t.mu.conns))
 	for c := range t.mu.conns {
 		conns = append(conns, c)
 	}

@@ -1,0 +1,227 @@
+package loop
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxEvents is how many connections are served in one turn at most.
+const maxEvents = 256
+
+// Loop serves connections by one goroutine.
+type Loop struct {
+	epoll, wake int // descriptors; wake is an eventfd
+	owner       any
+	turns       func()
+
+	// The rest up to mu is of the goroutine that runs it.
+	buffer []byte
+	events [maxEvents]unix.EpollEvent
+	served [maxEvents]*Conn
+	again  []*Conn // with more to read, to be served in the next turn
+	spare  []*Conn
+	tasks  []Task
+
+	mu struct {
+		sync.Mutex
+		conns    []*Conn // by place; nil: free
+		free     []int32
+		gen      uint32
+		posted   []Task
+		sleeping bool // about to wait without a bound
+		closed   bool
+	}
+	open atomic.Int64
+}
+
+// New makes a loop that is served by Run. turn is called at the start of each turn, before
+// any handler; nil: nothing is. owner is what Owner returns.
+func New(owner any, turn func()) (*Loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create an epoll instance: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(epoll)
+		return nil, fmt.Errorf("create an eventfd: %w", err)
+	}
+	if turn == nil {
+		turn = func() {}
+	}
+	l := &Loop{epoll: epoll, wake: wake, owner: owner, turns: turn, buffer: make([]byte, BufferLen)}
+	ev := event(unix.EPOLLIN, wakePlace, 0)
+	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
+		_ = unix.Close(epoll)
+		_ = unix.Close(wake)
+		return nil, fmt.Errorf("watch an eventfd: %w", err)
+	}
+	return l, nil
+}
+
+// wakePlace stands for the loop's own eventfd.
+const wakePlace = -1
+
+// event makes what epoll gives back for a connection: its place, and which of those that
+// had the place it is.
+func event(events uint32, place int32, gen uint32) unix.EpollEvent {
+	return unix.EpollEvent{Events: events, Fd: place, Pad: int32(gen)}
+}
+
+// Owner returns what the loop was made for.
+func (l *Loop) Owner() any { return l.owner }
+
+// Buffer returns the loop's buffer, for use by its goroutine until a handler returns.
+func (l *Loop) Buffer() []byte { return l.buffer }
+
+// Conns returns how many connections the loop serves.
+func (l *Loop) Conns() int { return int(l.open.Load()) }
+
+// Post has the loop's goroutine do something soon. Tasks are done in the order in which
+// they were posted; after the end of Run none is.
+func (l *Loop) Post(t Task) {
+	l.mu.Lock()
+	l.mu.posted = append(l.mu.posted, t)
+	wake := l.mu.sleeping && !l.mu.closed
+	l.mu.sleeping = false
+	l.mu.Unlock()
+	if wake {
+		var one [8]byte
+		binary.NativeEndian.PutUint64(one[:], 1)
+		_, _ = unix.Write(l.wake, one[:]) // EAGAIN: it is awake
+	}
+}
+
+// Run serves until ctx ends; then it closes what is still open.
+func (l *Loop) Run(ctx context.Context) error {
+	defer l.shut()
+	defer context.AfterFunc(ctx, func() { l.Post(nothing{}) })()
+	for ctx.Err() == nil {
+		n, err := l.wait()
+		if err != nil {
+			return err
+		}
+		l.turns()
+		l.serve(n)
+	}
+	return nil
+}
+
+type nothing struct{}
+
+func (nothing) Turn(*Loop) {}
+
+// wait waits until there is something to do, and returns how many events there are.
+func (l *Loop) wait() (int, error) {
+	timeout := 0
+	if len(l.again) == 0 {
+		l.mu.Lock()
+		if len(l.mu.posted) == 0 {
+			timeout, l.mu.sleeping = -1, true
+		}
+		l.mu.Unlock()
+	}
+	n, err := unix.EpollWait(l.epoll, l.events[:], timeout)
+	if err != nil && err != unix.EINTR {
+		return 0, fmt.Errorf("wait for events: %w", err)
+	}
+	n = max(n, 0)
+	l.mu.Lock()
+	l.mu.sleeping = false
+	for i := range l.events[:n] {
+		e := &l.events[i]
+		l.served[i] = nil
+		if e.Fd != wakePlace {
+			if c := l.mu.conns[e.Fd]; c != nil && c.gen == uint32(e.Pad) {
+				l.served[i] = c
+			}
+		}
+	}
+	l.tasks, l.mu.posted = l.mu.posted, l.tasks[:0]
+	l.mu.Unlock()
+	return n, nil
+}
+
+// serve is one turn.
+func (l *Loop) serve(n int) {
+	again := l.again
+	l.again = l.spare[:0]
+	for i, c := range l.served[:n] {
+		if c == nil {
+			if l.events[i].Fd == wakePlace {
+				l.drain()
+			}
+			continue
+		}
+		l.served[i] = nil
+		c.notice(l, l.events[i].Events)
+	}
+	for i, t := range l.tasks {
+		l.tasks[i] = nil
+		t.Turn(l)
+	}
+	for i, c := range again {
+		again[i] = nil
+		c.waits = false
+		c.Turn(l)
+	}
+	l.spare = again
+}
+
+// drain takes what Post has written.
+func (l *Loop) drain() {
+	var count [8]byte
+	_, _ = unix.Read(l.wake, count[:])
+}
+
+// shut ends the loop.
+func (l *Loop) shut() {
+	l.mu.Lock()
+	l.mu.closed = true
+	conns := make([]*Conn, 0, len(l.mu.conns))
+	for _, c := range l.mu.conns {
+		if c != nil {
+			conns = append(conns, c)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	_ = unix.Close(l.epoll)
+	_ = unix.Close(l.wake)
+}
+
+// enter gives a connection a place.
+func (l *Loop) enter(c *Conn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.closed {
+		return ErrClosed
+	}
+	if k := len(l.mu.free); k > 0 {
+		c.place, l.mu.free = l.mu.free[k-1], l.mu.free[:k-1]
+	} else {
+		c.place = int32(len(l.mu.conns))
+		l.mu.conns = append(l.mu.conns, nil)
+	}
+	l.mu.gen++
+	c.gen = l.mu.gen
+	l.mu.conns[c.place] = c
+	l.open.Add(1)
+	return nil
+}
+
+// leave frees the place.
+func (l *Loop) leave(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.conns[c.place] = nil
+	l.mu.free = append(l.mu.free, c.place)
+	l.open.Add(-1)
+}

@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pgproxy/pgproxy/proxy/loop"
+)
+
+// socket is a client's or a server's connection that an event loop watches. The session
+// that has it (owner) reads and writes it without blocking. As a net.Conn it is for
+// whoever else has it, one goroutine at a time: the pool that cleans a link, the end of a
+// session.
+type socket struct {
+	conn   loop.Conn
+	local  net.Addr
+	tenure *tenure // of the primary that it is to; nil: anything else
+	// owner is told of what comes; nil: the one who reads.
+	owner    atomic.Pointer[clientSession]
+	attached attachedServer // in the slot of a session; of the session's lock
+	// rest is what was read and the core has not taken. Of the session's lock.
+	rest []byte
+
+	read     chan struct{} // of capacity 1: there is something to read, and no owner
+	deadline time.Time
+	closed   sync.Once
+}
+
+// errNoSocket tells that a connection has no descriptor to watch.
+var errNoSocket = errors.New("not a socket")
+
+// newSocket has a loop watch what is a socket of the runtime's poller, which is closed.
+// The session, if there is one, is told of what comes.
+func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*socket, error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, errNoSocket
+	}
+	fd, err := loop.Dup(sc)
+	if err != nil {
+		return nil, err
+	}
+	k := &socket{local: conn.LocalAddr(), tenure: t}
+	if owner == nil {
+		k.read = make(chan struct{}, 1)
+	}
+	k.owner.Store(owner)
+	if err := l.Add(&k.conn, fd, k); err != nil {
+		return nil, err
+	}
+	if t != nil && !t.enter(k) {
+		_ = k.conn.Close()
+		return nil, errNoLease
+	}
+	_ = conn.Close()
+	return k, nil
+}
+
+// bridge has a loop watch a connection that is no socket, or one below TLS: two goroutines
+// carry its bytes.
+func bridge(l *loop.Loop, conn net.Conn, t *tenure) (*socket, error) {
+	near, far, err := loop.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("bridge a connection to a loop: %w", err)
+	}
+	file := os.NewFile(uintptr(far), "bridge")
+	other, err := net.FileConn(file)
+	_ = file.Close()
+	if err != nil {
+		return nil, fmt.Errorf("bridge a connection to a loop: %w", err)
+	}
+	k := &socket{local: conn.LocalAddr(), tenure: t, read: make(chan struct{}, 1)}
+	if err := l.Add(&k.conn, near, k); err != nil {
+		_ = other.Close()
+		return nil, err
+	}
+	if t != nil && !t.enter(k) {
+		_ = k.conn.Close()
+		_ = other.Close()
+		return nil, errNoLease
+	}
+	go carry(conn, other)
+	go carry(other, conn)
+	return k, nil
+}
+
+// carry copies until either side ends, then closes both.
+func carry(to, from net.Conn) {
+	_, _ = io.Copy(to, from)
+	_ = to.Close()
+	_ = from.Close()
+}
+
+// Readable tells the session, or the one who reads.
+func (k *socket) Readable(l *loop.Loop) (again bool) {
+	if s := k.owner.Load(); s != nil {
+		return s.mover.(*events).readable(ownerOf(l), k)
+	}
+	select {
+	case k.read <- struct{}{}:
+	default:
+	}
+	return false
+}
+
+// Writable tells the session.
+func (k *socket) Writable(*loop.Loop) {
+	if s := k.owner.Load(); s != nil {
+		s.mover.(*events).writable(k)
+	}
+}
+
+// take reads what is there without blocking; 0 and no error: nothing is. What came from a
+// primary while the lease was not held is dropped.
+func (k *socket) take(b []byte) (int, error) {
+	n, err := k.conn.Read(b)
+	if n > 0 && k.tenure != nil && !k.tenure.holds() {
+		return 0, errNoLease
+	}
+	return n, err
+}
+
+// put writes what the socket takes, to a primary only while the lease is held.
+func (k *socket) put(pieces [][]byte) (int, error) {
+	if k.tenure != nil && !k.tenure.holds() {
+		return 0, errNoLease
+	}
+	return k.conn.Write(pieces)
+}
+
+// Read waits for what comes.
+func (k *socket) Read(b []byte) (int, error) {
+	for {
+		if n, err := k.take(b); n > 0 || err != nil || len(b) == 0 {
+			return n, err
+		}
+		if k.deadline.IsZero() {
+			<-k.read
+			continue
+		}
+		timer := time.NewTimer(time.Until(k.deadline))
+		select {
+		case <-k.read:
+			timer.Stop()
+		case <-timer.C:
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// Write does not wait: what is written so is small, and the peer of a connection that is
+// not in use has taken what was written before.
+func (k *socket) Write(b []byte) (int, error) {
+	n, err := k.put([][]byte{b})
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
+// Close closes the connection. When it returns no write is under way.
+func (k *socket) Close() error {
+	err := k.conn.Close()
+	if k.tenure != nil {
+		k.closed.Do(func() { k.tenure.leave(k) })
+	}
+	return err
+}
+
+// CloseWrite ends the stream to the peer.
+func (k *socket) CloseWrite() error { return k.conn.CloseWrite() }
+
+// LocalAddr returns the address on this side.
+func (k *socket) LocalAddr() net.Addr { return k.local }
+
+// RemoteAddr returns nil: who needs it has it.
+func (k *socket) RemoteAddr() net.Addr { return nil }
+
+// SetDeadline bounds the reads that begin later.
+func (k *socket) SetDeadline(t time.Time) error {
+	k.deadline = t
+	return nil
+}
+
+// SetReadDeadline bounds the reads that begin later.
+func (k *socket) SetReadDeadline(t time.Time) error { return k.SetDeadline(t) }
+
+// SetWriteDeadline does nothing: writes do not wait.
+func (k *socket) SetWriteDeadline(time.Time) error { return nil }
+
+// Quiet reports that the connection is open and nothing has come.
+func (k *socket) Quiet() bool { return k.conn.Quiet() }
+
+// SyscallConn is for the kernel's counters.
+func (k *socket) SyscallConn() (syscall.RawConn, error) { return rawSocket{k}, nil }
+
+// rawSocket gives the descriptor to who looks at it.
+type rawSocket struct{ k *socket }
+
+// Control calls f with the descriptor.
+func (r rawSocket) Control(f func(fd uintptr)) error { return r.k.conn.Control(f) }
+
+// Read is not supported.
+func (rawSocket) Read(func(uintptr) bool) error { return errors.ErrUnsupported }
+
+// Write is not supported.
+func (rawSocket) Write(func(uintptr) bool) error { return errors.ErrUnsupported }
