@@ -15,14 +15,13 @@ import (
 // eventLoop is a loop and what the sessions use while it serves them.
 type eventLoop struct {
 	*loop.Loop
-	now int64   // monotonic's time of the turn
-	o   outputs // of the session that is served
+	o outputs // of the session that is served
 }
 
 func newEventLoop() (*eventLoop, error) {
 	l := &eventLoop{}
 	var err error
-	l.Loop, err = loop.New(l, func() { l.now = monotonic() })
+	l.Loop, err = loop.New(l, monotonic)
 	return l, err
 }
 

@@ -196,7 +196,7 @@ func (p *pools) serve(ctx context.Context, w *waiter) (*serverConn, error) {
 // try is acquire for whom an idle connection is there that nobody waits for and that is
 // not in doubt; else it returns nil. It does not block.
 func (p *pools) try(b cluster.Backend, c *client) *serverConn {
-	sc, _ := p.tryFor(b, c, func(g *group) *link { return g.takeSure(c.poolKey()) })
+	sc, _ := p.tryFor(b, c, func(g *group) *link { return g.takeSure(c) })
 	return sc
 }
 

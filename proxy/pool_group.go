@@ -54,12 +54,12 @@ func limitOf(entries []LimitConfig, key groupKey) int {
 	return i
 }
 
-// take takes out the idle link of that key that was used last: the others may expire.
-func (g *group) take(key poolKey) *link { return g.remove(g.last(key)) }
+// take takes out the idle link for that client that was used last: the others may expire.
+func (g *group) take(c *client) *link { return g.remove(g.last(c)) }
 
-// takeSure is take unless that link is in doubt; then all others of the key are, too.
-func (g *group) takeSure(key poolKey) *link {
-	i := g.last(key)
+// takeSure is take unless that link is in doubt; then most often all others are, too.
+func (g *group) takeSure(c *client) *link {
+	i := g.last(c)
 	if i >= 0 && g.pool.doubts(g.idle[i]) != nil {
 		return nil
 	}
@@ -71,14 +71,21 @@ func (g *group) takeExact(key poolKey, id, uses uint64) *link {
 	return g.remove(slices.IndexFunc(g.idle, func(l *link) bool { return l.id == id && l.uses == uses && l.key == key }))
 }
 
-// last returns the index of the idle link of that key that was used last, -1: none.
-func (g *group) last(key poolKey) int {
+// last returns the place of the idle link for that client that was used last, one of the
+// client's own event loop before all others: a session is served without contention where
+// one loop has all of its connections. -1: there is none.
+func (g *group) last(c *client) int {
+	key, other := c.poolKey(), -1
 	for i := len(g.idle) - 1; i >= 0; i-- {
-		if g.idle[i].key == key {
+		switch l := g.idle[i]; {
+		case l.key != key:
+		case c.loop == nil || l.sock.on(c.loop):
 			return i
+		case other < 0:
+			other = i
 		}
 	}
-	return -1
+	return other
 }
 
 // remove takes out an idle link; nil: the index is -1.

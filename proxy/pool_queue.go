@@ -216,7 +216,7 @@ func (bp *backendPool) dispatch() (out []*link) {
 		if w == nil {
 			break
 		}
-		if l := g.take(w.client.poolKey()); l != nil {
+		if l := g.take(w.client); l != nil {
 			bp.unqueue(w)
 			bp.hand(w, l)
 			continue

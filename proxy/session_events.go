@@ -42,8 +42,10 @@ func (s *events) begin() error {
 func (s *events) run() error { return errOnLoop }
 
 func (s *events) place(_ session.Slot, sv *attachedServer) {
-	sv.sock.owner.Store(s.clientSession)
-	sv.sock.conn.Resume() // something may have come while it was nobody's
+	k := sv.sock
+	_ = k.conn.Move(s.client.loop.Loop) // after an error it is closed, which Resume tells
+	k.owner.Store(s.clientSession)
+	k.conn.Resume() // something may have come while it was nobody's
 }
 
 // giveBack gives a connection back at once: nobody else reads or writes it.
@@ -125,7 +127,7 @@ func (s *events) readServer(l *eventLoop, sv *attachedServer) (again bool) {
 		return false
 	}
 	n += r
-	s.env.tick(l.now)
+	s.env.tick(l.Now())
 	done := s.mu.core.Server(sv.slot, buf[:n])
 	sv.unread = done < n
 	if err != nil {
@@ -158,7 +160,7 @@ func (s *events) readClient(l *eventLoop) (again bool) {
 	switch {
 	case err != nil:
 		s.gone = true
-		s.env.tick(l.now)
+		s.env.tick(l.Now())
 		s.mu.core.ClientGone()
 		s.emit(&l.o, nil)
 		return false
@@ -181,7 +183,7 @@ func (s *events) waits() bool {
 
 // feed gives the core what the client has sent.
 func (s *events) feed(l *eventLoop, b []byte) {
-	s.env.tick(l.now)
+	s.env.tick(l.Now())
 	s.keepToLease()
 	done := s.mu.core.Client(b)
 	s.clock.told = !s.mu.core.ToClient().Empty()

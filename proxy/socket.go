@@ -117,6 +117,9 @@ func (k *socket) Writable(*loop.Loop) {
 	}
 }
 
+// on reports that it is that loop which watches the connection.
+func (k *socket) on(l *eventLoop) bool { return k.conn.On(l.Loop) }
+
 // take reads what is there without blocking; 0 and no error: nothing is. What came from a
 // primary while the lease was not held is dropped.
 func (k *socket) take(b []byte) (int, error) {

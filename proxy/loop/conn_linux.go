@@ -13,15 +13,15 @@ import (
 // Conn is a socket that a loop watches. Reading and writing never block. It may be used
 // by several goroutines; what they read and write is in no order then.
 type Conn struct {
-	loop    *Loop
 	handler Handler
-	place   int32
-	gen     uint32
-	waits   bool // in loop.again; of the loop's goroutine
 
 	mu struct {
 		sync.Mutex
+		loop     *Loop
+		place    int32 // in the loop, with
+		gen      uint32
 		fd       int  // -1: closed
+		waits    bool // in again of a loop
 		readable bool // since the last event not all was read
 		ended    bool // the peer has closed, or the socket has an error: no other event comes
 		blocked  bool // a write did not take everything; EPOLLOUT is asked for
@@ -35,52 +35,96 @@ const watched = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff
 // Add has the loop watch a non-blocking stream socket, whose descriptor it owns from now
 // on, also after an error. c is zero and gets the connection.
 func (l *Loop) Add(c *Conn, fd int, h Handler) error {
-	c.loop, c.handler = l, h
+	c.handler = h
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.mu.fd = fd
-	if err := l.enter(c); err != nil {
-		_ = unix.Close(fd)
-		return fmt.Errorf("add a connection to a loop: %w", err)
-	}
-	ev := event(watched, c.place, c.gen)
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-		l.leave(c)
-		_ = unix.Close(fd)
-		return fmt.Errorf("add a connection to a loop: %w", err)
-	}
-	return nil
+	return c.join(l)
 }
 
-// Loop returns the loop of the connection.
-func (c *Conn) Loop() *Loop { return c.loop }
+// join has a loop watch the connection; after an error it is closed. The lock is held.
+func (c *Conn) join(l *Loop) error {
+	c.mu.loop = l
+	err := l.enter(c)
+	if err == nil {
+		ev := event(watched, c.mu.place, c.mu.gen)
+		if err = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, c.mu.fd, &ev); err == nil {
+			return nil
+		}
+		l.leave(c.mu.place)
+	}
+	_ = unix.Close(c.mu.fd)
+	c.mu.fd = -1
+	return fmt.Errorf("add a connection to a loop: %w", err)
+}
+
+// On reports that it is that loop which watches the connection.
+func (c *Conn) On(l *Loop) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.loop == l
+}
+
+// Move has another loop watch the connection, of which nothing is under way: what was
+// written has been taken. After an error it is closed.
+func (c *Conn) Move(to *Loop) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.mu.fd < 0:
+		return ErrClosed
+	case c.mu.loop == to:
+		return nil
+	}
+	_ = unix.EpollCtl(c.mu.loop.epoll, unix.EPOLL_CTL_DEL, c.mu.fd, nil) // fails only on a bad descriptor
+	c.mu.loop.leave(c.mu.place)
+	c.mu.blocked = false
+	return c.join(to)
+}
 
 // Resume has the handler told again of what there is to read, after it had returned false.
 func (c *Conn) Resume() {
-	if c.pending() {
-		c.loop.Post(c)
+	c.mu.Lock()
+	l, pending := c.mu.loop, c.pending()
+	c.mu.Unlock()
+	if pending {
+		l.Post(c)
 	}
 }
 
 // Turn tells the handler of what there is to read.
 func (c *Conn) Turn(l *Loop) {
-	if c.pending() {
+	c.mu.Lock()
+	pending := c.pending()
+	c.mu.Unlock()
+	if pending {
 		c.tell(l)
 	}
 }
 
 // pending reports that there may be something to read, or that the handler does not know
-// yet that the connection is closed.
-func (c *Conn) pending() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.mu.readable || c.mu.fd < 0
-}
+// yet that the connection is closed. The lock is held.
+func (c *Conn) pending() bool { return c.mu.readable || c.mu.fd < 0 }
 
 // tell calls the handler, and has it called in the next turn if it wants that.
 func (c *Conn) tell(l *Loop) {
-	if c.handler.Readable(l) && !c.waits && c.pending() {
-		c.waits = true
+	if !c.handler.Readable(l) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.mu.waits && c.pending() {
+		c.mu.waits = true
 		l.again = append(l.again, c)
 	}
+}
+
+// turnAgain is the turn of a connection in again.
+func (c *Conn) turnAgain(l *Loop) {
+	c.mu.Lock()
+	c.mu.waits = false
+	c.mu.Unlock()
+	c.Turn(l)
 }
 
 // notice takes an event.
@@ -111,8 +155,8 @@ func (c *Conn) notice(l *Loop, events uint32) {
 // unblock asks for EPOLLOUT no more. The lock is held.
 func (c *Conn) unblock() {
 	c.mu.blocked = false
-	ev := event(watched, c.place, c.gen)
-	_ = unix.EpollCtl(c.loop.epoll, unix.EPOLL_CTL_MOD, c.mu.fd, &ev) // fails only on a bad descriptor
+	ev := event(watched, c.mu.place, c.mu.gen)
+	_ = unix.EpollCtl(c.mu.loop.epoll, unix.EPOLL_CTL_MOD, c.mu.fd, &ev) // fails only on a bad descriptor
 }
 
 // Read reads what is there; 0 and no error: nothing is. The error is io.EOF, ErrClosed or
@@ -220,8 +264,8 @@ func (c *Conn) Write(pieces [][]byte) (n int, err error) {
 
 // block asks to be told when the socket takes more. The lock is held.
 func (c *Conn) block() error {
-	ev := event(watched|unix.EPOLLOUT, c.place, c.gen)
-	if err := unix.EpollCtl(c.loop.epoll, unix.EPOLL_CTL_MOD, c.mu.fd, &ev); err != nil {
+	ev := event(watched|unix.EPOLLOUT, c.mu.place, c.mu.gen)
+	if err := unix.EpollCtl(c.mu.loop.epoll, unix.EPOLL_CTL_MOD, c.mu.fd, &ev); err != nil {
 		return err
 	}
 	c.mu.blocked = true
@@ -283,9 +327,10 @@ func (c *Conn) Close() error {
 	}
 	c.mu.fd = -1
 	err := unix.Close(fd)
+	l := c.mu.loop
+	l.leave(c.mu.place)
 	c.mu.Unlock()
-	c.loop.leave(c)
-	c.loop.Post(c)
+	l.Post(c)
 	return err
 }
 

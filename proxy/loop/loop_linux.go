@@ -4,11 +4,17 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// yieldAfter is for how long a loop keeps its processor at most: after 10 ms the runtime
+// would take it away by a signal, and look for work for the next milliseconds.
+const yieldAfter = 5 * time.Millisecond
 
 // maxEvents is how many connections are served in one turn at most.
 const maxEvents = 256
@@ -17,7 +23,7 @@ const maxEvents = 256
 type Loop struct {
 	epoll, wake int // descriptors; wake is an eventfd
 	owner       any
-	turns       func()
+	clock       func() int64
 
 	// The rest up to mu is of the goroutine that runs it.
 	buffer []byte
@@ -26,12 +32,14 @@ type Loop struct {
 	again  []*Conn // with more to read, to be served in the next turn
 	spare  []*Conn
 	tasks  []Task
+	now    int64
+	yields int64 // when it last let other goroutines run
 
 	mu struct {
 		sync.Mutex
-		conns    []*Conn // by place; nil: free
+		conns    []*Conn  // by place; nil: free
+		gens     []uint32 // which of those that had the place it is
 		free     []int32
-		gen      uint32
 		posted   []Task
 		sleeping bool // about to wait without a bound
 		closed   bool
@@ -39,9 +47,9 @@ type Loop struct {
 	open atomic.Int64
 }
 
-// New makes a loop that is served by Run. turn is called at the start of each turn, before
-// any handler; nil: nothing is. owner is what Owner returns.
-func New(owner any, turn func()) (*Loop, error) {
+// New makes a loop that is served by Run. clock gives the time in nanoseconds since some
+// beginning. owner is what Owner returns.
+func New(owner any, clock func() int64) (*Loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create an epoll instance: %w", err)
@@ -51,10 +59,7 @@ func New(owner any, turn func()) (*Loop, error) {
 		_ = unix.Close(epoll)
 		return nil, fmt.Errorf("create an eventfd: %w", err)
 	}
-	if turn == nil {
-		turn = func() {}
-	}
-	l := &Loop{epoll: epoll, wake: wake, owner: owner, turns: turn, buffer: make([]byte, BufferLen)}
+	l := &Loop{epoll: epoll, wake: wake, owner: owner, clock: clock, buffer: make([]byte, BufferLen)}
 	ev := event(unix.EPOLLIN, wakePlace, 0)
 	if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &ev); err != nil {
 		_ = unix.Close(epoll)
@@ -78,6 +83,9 @@ func (l *Loop) Owner() any { return l.owner }
 
 // Buffer returns the loop's buffer, for use by its goroutine until a handler returns.
 func (l *Loop) Buffer() []byte { return l.buffer }
+
+// Now returns the time at which the turn began. It is for the loop's goroutine.
+func (l *Loop) Now() int64 { return l.now }
 
 // Conns returns how many connections the loop serves.
 func (l *Loop) Conns() int { return int(l.open.Load()) }
@@ -106,7 +114,11 @@ func (l *Loop) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.turns()
+		l.now = l.clock()
+		if l.now-l.yields > int64(yieldAfter) {
+			runtime.Gosched()
+			l.yields = l.now
+		}
 		l.serve(n)
 	}
 	return nil
@@ -137,7 +149,7 @@ func (l *Loop) wait() (int, error) {
 		e := &l.events[i]
 		l.served[i] = nil
 		if e.Fd != wakePlace {
-			if c := l.mu.conns[e.Fd]; c != nil && c.gen == uint32(e.Pad) {
+			if c := l.mu.conns[e.Fd]; c != nil && l.mu.gens[e.Fd] == uint32(e.Pad) {
 				l.served[i] = c
 			}
 		}
@@ -167,8 +179,7 @@ func (l *Loop) serve(n int) {
 	}
 	for i, c := range again {
 		again[i] = nil
-		c.waits = false
-		c.Turn(l)
+		c.turnAgain(l)
 	}
 	l.spare = again
 }
@@ -197,7 +208,7 @@ func (l *Loop) shut() {
 	_ = unix.Close(l.wake)
 }
 
-// enter gives a connection a place.
+// enter gives a connection, whose lock is held, a place.
 func (l *Loop) enter(c *Conn) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,23 +216,23 @@ func (l *Loop) enter(c *Conn) error {
 		return ErrClosed
 	}
 	if k := len(l.mu.free); k > 0 {
-		c.place, l.mu.free = l.mu.free[k-1], l.mu.free[:k-1]
+		c.mu.place, l.mu.free = l.mu.free[k-1], l.mu.free[:k-1]
 	} else {
-		c.place = int32(len(l.mu.conns))
-		l.mu.conns = append(l.mu.conns, nil)
+		c.mu.place = int32(len(l.mu.conns))
+		l.mu.conns, l.mu.gens = append(l.mu.conns, nil), append(l.mu.gens, 0)
 	}
-	l.mu.gen++
-	c.gen = l.mu.gen
-	l.mu.conns[c.place] = c
+	l.mu.gens[c.mu.place]++
+	c.mu.gen = l.mu.gens[c.mu.place]
+	l.mu.conns[c.mu.place] = c
 	l.open.Add(1)
 	return nil
 }
 
-// leave frees the place.
-func (l *Loop) leave(c *Conn) {
+// leave frees a place.
+func (l *Loop) leave(place int32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.conns[c.place] = nil
-	l.mu.free = append(l.mu.free, c.place)
+	l.mu.conns[place] = nil
+	l.mu.free = append(l.mu.free, place)
 	l.open.Add(-1)
 }

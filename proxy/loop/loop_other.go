@@ -12,7 +12,7 @@ import (
 type Loop struct{}
 
 // New returns errors.ErrUnsupported: only Linux has epoll.
-func New(any, func()) (*Loop, error) { return nil, errors.ErrUnsupported }
+func New(any, func() int64) (*Loop, error) { return nil, errors.ErrUnsupported }
 
 // Run does nothing.
 func (*Loop) Run(context.Context) error { return errors.ErrUnsupported }
@@ -22,6 +22,9 @@ func (*Loop) Owner() any { return nil }
 
 // Buffer returns nothing.
 func (*Loop) Buffer() []byte { return nil }
+
+// Now returns 0.
+func (*Loop) Now() int64 { return 0 }
 
 // Conns returns 0.
 func (*Loop) Conns() int { return 0 }
@@ -35,8 +38,11 @@ func (*Loop) Add(*Conn, int, Handler) error { return errors.ErrUnsupported }
 // Conn is a socket that a loop watches; here there is none.
 type Conn struct{}
 
-// Loop returns nil.
-func (*Conn) Loop() *Loop { return nil }
+// On reports false.
+func (*Conn) On(*Loop) bool { return false }
+
+// Move returns errors.ErrUnsupported.
+func (*Conn) Move(*Loop) error { return errors.ErrUnsupported }
 
 // Resume does nothing.
 func (*Conn) Resume() {}
