@@ -194,6 +194,17 @@ func (p *Proxy) setupSQL(t *testing.T) string {
 	return string(out)
 }
 
+// DriverVariable names the environment variable with the listen.driver of the pgproxies
+// that tests start, so that the same tests try each; empty: the default.
+const DriverVariable = "PGPROXY_TEST_DRIVER"
+
+func driver() string {
+	if d := os.Getenv(DriverVariable); d != "" {
+		return ", driver: " + d
+	}
+	return ""
+}
+
 // writeConfig writes the file that an administrator would write.
 func (p *Proxy) writeConfig(t *testing.T, c *pgtest.Cluster, address, metrics string, o Options) string {
 	t.Helper()
@@ -212,7 +223,7 @@ metrics: {listen: %q}
 pcp: {listen: "", unix_socket: %q}
 log: {level: debug}
 %sbackends:
-`, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s"),
+`, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s")+driver(),
 		pgtest.MonitorUser, password, o.Balance, metrics, p.Socket, o.Sections)
 	for _, s := range c.Servers {
 		weight := 1
