@@ -9,7 +9,7 @@ import (
 // TestLastValueIsOnesOwn: lastval gives the session's own value or none, also on a
 // connection on which another session has used a sequence.
 func TestLastValueIsOnesOwn(t *testing.T) {
-	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Pool.Mode, cfg.Pool.Size = PoolTransaction, 2 })
+	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Pool.Mode, cfg.Pool.Size, cfg.Listen.Loops = PoolTransaction, 2, 1 })
 	exec := func(c *pgx.Conn, sql string) {
 		t.Helper()
 		if _, err := c.PgConn().Exec(t.Context(), sql).ReadAll(); err != nil {

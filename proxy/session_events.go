@@ -120,7 +120,7 @@ func (s *events) readServer(l *eventLoop, sv *attachedServer) (again bool) {
 		sv.stalled = true
 		return false
 	}
-	buf, k := l.Buffer(), sv.sock
+	buf, k, slot := l.Buffer(), sv.sock, sv.slot
 	n := copy(buf, k.rest)
 	r, err := k.take(buf[n:])
 	if r == 0 && err == nil {
@@ -128,14 +128,14 @@ func (s *events) readServer(l *eventLoop, sv *attachedServer) (again bool) {
 	}
 	n += r
 	s.env.tick(l.Now())
-	done := s.mu.core.Server(sv.slot, buf[:n])
+	done := s.mu.core.Server(slot, buf[:n])
 	sv.unread = done < n
 	if err != nil {
-		s.lose(sv.slot, sv)
+		s.lose(slot, sv)
 	}
 	s.progressed()
 	s.emit(&l.o, buf[:n])
-	if s.mu.servers[sv.slot] == sv && sv.sock == k {
+	if s.mu.servers[slot] == sv { // else it may be another session's already
 		k.keep(buf[done:n])
 	}
 	return true
@@ -190,6 +190,9 @@ func (s *events) feed(l *eventLoop, b []byte) {
 	s.held = s.mu.core.Paused()
 	s.emit(&l.o, b)
 	s.client.sock.keep(b[done:])
+	if s.held && !s.mu.core.Paused() { // what it waited for has come with that
+		s.mu.progress = true
+	}
 }
 
 // goOn gives the core again what it did not take, as long as there is progress.
