@@ -455,13 +455,6 @@ func (s *clientSession) acquireExact(ctx context.Context) (*serverConn, error) {
 			return loan, nil
 		}
 	}
-	s.shared.pools.mu.Lock()
-	for _, bp := range s.shared.pools.mu.byName {
-		for l := range bp.links {
-			s.shared.log.Info("DBG link", "want", id, "uses", uses, "id", l.id, "luses", l.uses, "state", int(l.state), "pid", l.pid, "session", s.id)
-		}
-	}
-	s.shared.pools.mu.Unlock()
 	return nil, errUsed
 }
 
