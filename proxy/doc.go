@@ -19,11 +19,17 @@
 //	name                owner of                      fed by                       ends when
 //	Server.Run          listeners, draining           its context                  all others have ended
 //	Server.accept       one listener                  the kernel, the gate         its listener is closed
-//	Server.serve        one client: its startup,      the client's bytes           the client is gone, evicted (startup),
-//	                    then the reader of its                                     or drained
-//	                    session
-//	readServer          the reading side of one       the server's bytes           the loan is given back or broken
-//	                    server connection in a slot
+//	Server.serve        one client: its startup,      the client's bytes           the session is an event loop's; or the
+//	                    then the reader of its                                     client is gone, evicted (startup),
+//	                    session                                                    or drained
+//	eventLoop.Run       the reading of the clients    epoll, Post                  after the last session
+//	                    and servers it watches
+//	readServer          without a loop: the reading   the server's bytes           the loan is given back or broken
+//	                    side of one server
+//	                    connection in a slot
+//	carry               one direction of a server     either side                  either side is gone
+//	                    connection with TLS of a
+//	                    session on a loop
 //	attach, giveBack,   one step of a session that    the session's core           the step is done; the session waits
 //	awaitSamples, judge must not block its reader                                  for them
 //	serveReplication    one direction of a            the client's bytes           either side is gone
@@ -48,6 +54,16 @@
 // and to the session while it is lent; only the pools may close it under a session
 // (when its backend is lost), and only the cancel registry reads its key meanwhile.
 //
+// # Two drivers
+//
+// The mover of a session moves its bytes: goroutines that block (session_goroutines.go), or
+// the event loop of its client (session_events.go, socket.go), under which nothing blocks:
+// the session's lock is held while its sockets are read and written. Whatever may wait
+// (a connection that must be opened or waited for, a sample, a probe) is a goroutine of
+// its own under both. A server connection is a loop's from its login to its end, and goes
+// from loop to loop with the sessions that have it; it is never lent to a session that
+// blocks, nor one that blocks to a session on a loop (poolKey).
+//
 // # Waiting for a server connection
 //
 // Bounds: pool.size for each backend, database and user in transaction mode,
@@ -69,7 +85,7 @@
 // CancelRequests, which carry no statement, and package health.
 //
 // Everything that several goroutines use is behind a mutex (pools, gate,
-// cancelRegistry, lookups, the session's mu) that is never held across I/O, immutable
-// (dialRules, identity, client after its startup, routing, cluster.State), or made of
-// atomics (catalogOf, userFloor, the counters).
+// cancelRegistry, lookups, the session's mu) that is never held across I/O that blocks,
+// immutable (dialRules, identity, client once its session has begun, routing,
+// cluster.State), or made of atomics (catalogOf, userFloor, the counters).
 package proxy
