@@ -49,7 +49,7 @@ $(TOOLS)/.installed: tools/go.mod tools/go.sum
 	GOBIN=$(TOOLS) go -C tools install tool
 	@touch $@
 
-# pgbench side by side, half an hour. BENCH=-quick: three minutes; BENCH=-targets: what has a
+# pgbench side by side, three quarters of an hour. BENCH=-quick: three minutes; BENCH=-targets: what has a
 # target, ten minutes; BENCH='-markdown docs/performance.md' puts the tables there.
 bench: build
 	@scripts/install-deps.sh bench

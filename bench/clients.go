@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgtest"
@@ -28,6 +29,8 @@ const (
 // opensslConfig leaves OpenSSL, which pgbench uses, one cipher of TLS 1.3: every proxy
 // is measured with the same one, whichever it would prefer.
 const opensslConfig = "openssl.cnf"
+
+const tlsCipher = "TLS_AES_128_GCM_SHA256"
 
 // clientFiles are what pgbench reads.
 var clientFiles = map[string]string{
@@ -45,7 +48,7 @@ ssl_conf = ssl
 system_default = default
 [default]
 MinProtocol = TLSv1.3
-Ciphersuites = TLS_AES_128_GCM_SHA256
+Ciphersuites = ` + tlsCipher + `
 `,
 }
 
@@ -98,4 +101,16 @@ func (r *rig) client(ctx context.Context, port int, tls bool, program string, ar
 	cmd.Dir = r.dir
 	cmd.SysProcAttr.Setpgid = true
 	return cmd
+}
+
+// checkCipher makes sure that what is measured is what the report says.
+func (r *rig) checkCipher(ctx context.Context, s *system) error {
+	out, err := r.client(ctx, s.port, true, "psql", "-X", "-c", `\conninfo`).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("connect with TLS: %w: %s", err, out)
+	}
+	if !strings.Contains(string(out), tlsCipher) {
+		return fmt.Errorf("connect with TLS: not by %s: %s", tlsCipher, out)
+	}
+	return nil
 }

@@ -104,6 +104,9 @@ func (st stage) measure(ctx context.Context, r *rig, s *system, c benchCase, o o
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if m.Err != "" {
+		fmt.Fprintf(os.Stderr, "%s: %s\n%s\n", s.name, m.Err, s.logTail())
+	}
 	report.add(c, s.name, m)
 	return nil
 }

@@ -32,6 +32,12 @@ type system struct {
 	ended    chan struct{} // closed when the process is gone
 }
 
+// logTail is the end of what the proxy has written.
+func (s *system) logTail() []byte {
+	tail, _ := os.ReadFile(s.log) // the primary itself has none here
+	return bytes.TrimSpace(tail[max(0, len(tail)-2000):])
+}
+
 // memory of all of its processes, in bytes.
 func (s *system) memory() (int64, error) {
 	all, err := listProcesses()
@@ -90,10 +96,12 @@ func (r *rig) start(ctx context.Context, d definition, clients int) (*system, er
 		_ = s.cmd.Wait() // how it ended is in its log
 		close(s.ended)
 	}()
-	if err := s.awaitReady(ctx); err != nil {
-		tail, _ := os.ReadFile(s.log)
-		tail = tail[max(0, len(tail)-2000):]
-		return nil, fmt.Errorf("start %s: %w\n%s", d.name, err, bytes.TrimSpace(tail))
+	err = s.awaitReady(ctx)
+	if err == nil && d.tls {
+		err = r.checkCipher(ctx, s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w\n%s", d.name, err, s.logTail())
 	}
 	return s, nil
 }
