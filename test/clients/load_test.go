@@ -24,7 +24,7 @@ func TestManyClientsShareFewServerConnections(t *testing.T) {
 	}
 	proxy := proxytest.StartWith(t, proxytest.Build(t), c, proxytest.Options{
 		Balance:  "mode: off",
-		Sections: fmt.Sprintf("health: {timeout: 20s, retries: 3}\npool: {mode: transaction, size: %d, wait: 5m}\n", servers),
+		Sections: fmt.Sprintf("pool: {mode: transaction, size: %d, wait: 5m}\n", servers),
 	})
 	// pgbench prepares what it needs in between while all its clients wait: within a
 	// transaction, which keeps its server connection, it would wait for itself.

@@ -36,7 +36,7 @@ func startRunning(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	p := proxytest.StartWith(t, binary, c, proxytest.Options{
-		Balance: "mode: statement", Sections: "health: {timeout: 20s, retries: 3}\npool: {mode: session}\n",
+		Balance: "mode: statement", Sections: "pool: {mode: session}\n",
 		Metrics: true, Operator: true,
 	})
 	client, err := pcp.NewClient(pcp.Target{Socket: p.Socket})

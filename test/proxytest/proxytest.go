@@ -75,6 +75,7 @@ func BuildInto(ctx context.Context, dir string) (string, error) {
 type Options struct {
 	Weights  map[string]int // by server; nil: 0 for the primary and 1 for each standby
 	Balance  string         // content of the section balance, in YAML's flow style: "mode: statement"
+	Health   string         // content of the section health; empty: Patient
 	Sections string         // further sections, in YAML: "hold: {timeout: 1s}\n"
 
 	// Listen is the content of the section listen but for the address; empty: no TLS,
@@ -89,15 +90,14 @@ type Options struct {
 	Address func(*pgtest.Server) string
 }
 
-// PatientHealth keeps a loaded machine from being taken for a dead server, for
-// tests that are not about that.
-const PatientHealth = "health: {timeout: 20s, retries: 3}\n"
+// Patient keeps a loaded machine from being taken for a dead server. One that refuses
+// connections is found as soon as ever.
+const Patient = "timeout: 20s, retries: 3"
 
-// Start runs pgproxy with balance as its balance.mode and patient probes; see
-// StartWith.
+// Start runs pgproxy with balance as its balance.mode; see StartWith.
 func Start(t *testing.T, binary string, c *pgtest.Cluster, balance string) *Proxy {
 	t.Helper()
-	return StartWith(t, binary, c, Options{Balance: "mode: " + balance, Sections: PatientHealth})
+	return StartWith(t, binary, c, Options{Balance: "mode: " + balance})
 }
 
 // StartWith runs pgproxy in front of the cluster until the test ends. It returns
@@ -218,13 +218,14 @@ func (p *Proxy) writeConfig(t *testing.T, c *pgtest.Cluster, address, metrics st
 data_dir: %q
 listen: {address: %q, %s}
 monitor: {user: %s, password_file: %q, database: postgres}
+health: {%s}
 balance: {%s}
 metrics: {listen: %q}
 pcp: {listen: "", unix_socket: %q}
 log: {level: debug}
 %sbackends:
 `, filepath.Join(dir, "data"), address, cmp.Or(o.Listen, "tls: {mode: disable}, drain: 1s")+driver(),
-		pgtest.MonitorUser, password, o.Balance, metrics, p.Socket, o.Sections)
+		pgtest.MonitorUser, password, cmp.Or(o.Health, Patient), o.Balance, metrics, p.Socket, o.Sections)
 	for _, s := range c.Servers {
 		weight := 1
 		if s == c.Primary() {

@@ -54,8 +54,8 @@ func TestPrimaryHangs(t *testing.T) {
 // know yet that this one hangs.
 func TestStopWhileServerHangs(t *testing.T) {
 	r := startRig(t, 1, proxytest.Options{
-		Listen:   listenDrain + "100ms",
-		Sections: "health: {interval: 2s, timeout: 30s, retries: 5}\n",
+		Listen: listenDrain + "100ms",
+		Health: "interval: 2s, timeout: 30s, retries: 5",
 	})
 	w := r.wire(t)
 	w.exec("CREATE TEMP TABLE t (v text)")

@@ -31,7 +31,7 @@ func TestCounterNeverGoesBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := f.start(t, proxytest.Options{
 				// A standby that has fallen behind is left, and taken again.
-				Balance: "mode: statement, max_lag: 300ms", Weights: c.weights, Sections: "health: {interval: 100ms}\n",
+				Balance: "mode: statement, max_lag: 300ms", Weights: c.weights, Health: quick,
 			})
 			f.count(t)
 			seen := f.watch(t, p, func(t *testing.T, n int) {

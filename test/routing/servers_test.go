@@ -13,13 +13,13 @@ import (
 )
 
 // quick is for tests in which servers come and go.
-const quick = "health: {interval: 100ms}\n"
+const quick = "interval: 100ms, " + proxytest.Patient
 
 // TestMaxLag: a standby that is further behind than balance.max_lag gets no
 // reads, of old sessions neither, and gets them again when it has caught up.
 func TestMaxLag(t *testing.T) {
 	f := newFixture(t, "CREATE TABLE t (n int)")
-	p := f.start(t, proxytest.Options{Balance: "mode: statement, consistency: eventual, max_lag: 500ms", Sections: quick})
+	p := f.start(t, proxytest.Options{Balance: "mode: statement, consistency: eventual, max_lag: 500ms", Health: quick})
 	old := make([]*pgconn.PgConn, 4)
 	for i := range old {
 		old[i] = connect(t, p)
@@ -60,7 +60,7 @@ func (f *fixture) newSessions(t *testing.T, p *proxytest.Proxy) map[string]int {
 // when it is back.
 func TestStandbyLost(t *testing.T) {
 	f := newFixture(t, "")
-	p := f.start(t, proxytest.Options{Balance: "mode: statement", Sections: quick})
+	p := f.start(t, proxytest.Options{Balance: "mode: statement", Health: quick})
 	for name, end := range map[string]func(context.Context, *pgtest.Server) error{
 		"fast":      func(ctx context.Context, s *pgtest.Server) error { return s.Stop(ctx, pgtest.StopFast) },
 		"immediate": func(ctx context.Context, s *pgtest.Server) error { return s.Stop(ctx, pgtest.StopImmediate) },
@@ -127,7 +127,7 @@ const hang = `CREATE FUNCTION hang_on_standby() RETURNS text LANGUAGE plpgsql ST
 func TestStandbyLostInMidStatement(t *testing.T) {
 	f := newFixture(t, hang)
 	p := f.start(t, proxytest.Options{
-		Balance: "mode: statement", Weights: map[string]int{"h2": 1}, Sections: quick,
+		Balance: "mode: statement", Weights: map[string]int{"h2": 1}, Health: quick,
 	})
 	for p2 := range protocols {
 		t.Run("no row yet, "+p2.String(), func(t *testing.T) {
@@ -190,7 +190,7 @@ func (f *fixture) restart(t *testing.T, p *proxytest.Proxy, name string) {
 func TestPrimaryLost(t *testing.T) {
 	f := newFixture(t, "CREATE TABLE t (n int)")
 	p := f.start(t, proxytest.Options{
-		Balance: "mode: statement", Sections: quick + "hold: {timeout: 1s}\nauth: {cache: 0s}\n",
+		Balance: "mode: statement", Health: quick, Sections: "hold: {timeout: 1s}\nauth: {cache: 0s}\n",
 	})
 	for name, end := range map[string]func(context.Context) error{
 		"fast":      func(ctx context.Context) error { return f.Primary().Stop(ctx, pgtest.StopFast) },
@@ -231,7 +231,7 @@ func TestPrimaryLost(t *testing.T) {
 // is one again.
 func TestWritesWaitForThePrimary(t *testing.T) {
 	f := newFixture(t, "CREATE TABLE t (n int)")
-	p := f.start(t, proxytest.Options{Balance: "mode: statement", Sections: quick + "hold: {timeout: 10m}\n"})
+	p := f.start(t, proxytest.Options{Balance: "mode: statement", Health: quick, Sections: "hold: {timeout: 10m}\n"})
 	must(t, f.Primary().Kill(t.Context()))
 	await(t, "that h1 is down", func(ctx context.Context) bool { return f.node(ctx, t, p, "h1")["status"] == "down" })
 	const writers = 16

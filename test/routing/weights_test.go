@@ -65,7 +65,7 @@ func TestReadsAreSplitByWeight(t *testing.T) {
 		CREATE TABLE hit (session int, n int)`)
 	for _, l := range loads() {
 		t.Run(l.name, func(t *testing.T) {
-			p := f.start(t, proxytest.Options{Balance: "mode: statement", Weights: weights, Sections: proxytest.PatientHealth})
+			p := f.start(t, proxytest.Options{Balance: "mode: statement", Weights: weights})
 			before := selects(t, p)
 			f.count(t)
 			writes := l.run(t, p)

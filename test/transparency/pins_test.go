@@ -107,7 +107,7 @@ func TestPins(t *testing.T) {
 	for _, size := range []int{1, 2} {
 		proxy := proxytest.StartWith(t, binary, env.cluster, proxytest.Options{
 			Balance:  "mode: off",
-			Sections: proxytest.PatientHealth + fmt.Sprintf("pool: {mode: transaction, size: %d}\n", size),
+			Sections: fmt.Sprintf("pool: {mode: transaction, size: %d}\n", size),
 			Operator: true,
 		})
 		operator, err := pcp.NewClient(pcp.Target{Socket: proxy.Socket})

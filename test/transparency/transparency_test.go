@@ -64,7 +64,7 @@ func TestTransparency(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			proxy := proxytest.StartWith(t, binary, env.cluster, proxytest.Options{
 				Balance:  "mode: " + mode.balance,
-				Sections: proxytest.PatientHealth + "pool: {mode: " + mode.pool + ", size: 3, wait: 15s}\n",
+				Sections: "pool: {mode: " + mode.pool + ", size: 3, wait: 15s}\n",
 			})
 			through := env.runner(proxy.Address())
 			var others *disturber
