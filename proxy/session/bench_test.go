@@ -259,18 +259,6 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// TestTransactionsAllocateNothing holds that in the steady state.
-func TestTransactionsAllocateNothing(t *testing.T) {
-	for _, mode := range benchModes {
-		for name, transaction := range benchTransactions(t) {
-			s := mode.session(t)
-			if allocs := testing.AllocsPerRun(100, func() { s.all(t, transaction) }); allocs > 0 {
-				t.Errorf("%s in %s: %v allocations", name, mode.name, allocs)
-			}
-		}
-	}
-}
-
 // TestIdleSessionIsSmall bounds that: there may be ten thousand of them.
 func TestIdleSessionIsSmall(t *testing.T) {
 	if bytes := idleBytes(t, benchTransactions(t)["simple"]); bytes > 2<<10 {
