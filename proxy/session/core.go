@@ -175,10 +175,9 @@ type batch struct {
 	large   bool // too much to look at, or to keep
 	moved   bool // its start went to the standby, the rest goes to the primary
 	part    bool // so it did: the rest alone cannot be repeated
-	// verified: that its statements have the result of before was looked at; changed:
-	// one has not.
-	verified, changed bool
-	lastValue         bool // it asks for values of sequences that the session has used
+	// verified: that its statements have the result of before was looked at.
+	verified  bool
+	lastValue bool // it asks for values of sequences that the session has used
 
 	hint    lb.Target
 	loud    bool   // with write: an answer may show data
@@ -186,6 +185,7 @@ type batch struct {
 	standby string // chosen, but not known to have caught up
 	// standbyRun is the run of the standby for which it was routed again.
 	standbyRun uint64
+	failure    []byte // the error for the client, since a statement has another result; nil: none
 }
 
 // New starts the core of a session whose startup is over. Its server
@@ -218,7 +218,7 @@ func (c *Core) Attach(slot Slot, a Attachment) {
 	if c.follows(s.loan) {
 		s.foreign = false
 	}
-	c.batch.verified = false
+	c.batch.verified, c.batch.failure = false, nil
 	if c.attaching == slot {
 		c.attaching, c.want, c.exactly = None, "", false
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/lb"
 )
 
 // In transaction mode a server connection may lack statements of the session, or have
@@ -99,8 +100,10 @@ func (c *Core) lacking(slot Slot) (all []lacking) {
 			if m.typ != pgwire.Query { // which looks after itself
 				bySQL(v.Name, c.names.lookupAt([]byte(v.Name), m.seq))
 			}
-		case s.tx == pgwire.TxIdle && m.st != nil && m.st.shared != nil && m.st.row != 0 && !m.st.void &&
-			s.names[m.st.shared.name].row != m.st.row:
+		case s.tx == pgwire.TxInTransaction && v != nil && v.Effects&(lb.EffectSetLocal|lb.EffectIsolation) != 0:
+			return all // it may have to come first in its transaction
+		case m.st != nil && m.st.shared != nil && m.st.row != 0 && !m.st.void && s.names[m.st.shared.name].row != m.st.row &&
+			(s.tx == pgwire.TxIdle || s.tx == pgwire.TxInTransaction && slot == Primary):
 			all = append(all, lacking{st: m.st, verify: true})
 		}
 	}
@@ -108,7 +111,7 @@ func (c *Core) lacking(slot Slot) (all []lacking) {
 }
 
 // verify makes a statement anew and has the server say what its result is. Inside of a
-// transaction the Describe behind makeStatement does so.
+// read-only transaction on a standby the Describe behind makeStatement does so.
 func (c *Core) verify(slot Slot, st *statement) {
 	s := c.server[slot]
 	name := st.shared.name
@@ -117,9 +120,18 @@ func (c *Core) verify(slot Slot, st *statement) {
 	}
 	c.closeStatement(slot, name)
 	c.makeRoom(slot)
-	c.injectParse(slot, name, st, st.shared.parse)
+	c.injectParse(slot, name, st, st.shared.parse, true)
 	s.use(name, st.row) // what it is otherwise is found out now
 	c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name, verify: true})
 	c.inject(slot, pgwire.AppendSync(nil), expect{kind: pgwire.Sync, verify: true})
+	s.restoring++
+}
+
+// failTransaction has the server's transaction fail, as it would if the server had raised
+// the error that the client gets.
+func (c *Core) failTransaction(slot Slot) {
+	s := c.server[slot]
+	c.inject(slot, pgwire.AppendQuery(nil, "cached plan must not change result type"), expect{kind: pgwire.Query, verify: true})
+	s.unnamed = 0
 	s.restoring++
 }

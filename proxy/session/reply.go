@@ -205,7 +205,9 @@ func (c *Core) described(slot Slot, e *expect, body []byte) {
 	c.server[slot].use(e.name, row)
 	switch {
 	case e.verify:
-		c.batch.changed = c.batch.changed || e.st.row != row
+		if e.st.row != row {
+			c.batch.failure = theirError("0A000", "cached plan must not change result type")
+		}
 	case !e.inject:
 		e.st.row = row
 	case e.st.row == 0 || e.st.row == row || slot != Standby || c.server[Standby].live == 0:
@@ -294,6 +296,9 @@ func (c *Core) readyForQuery(slot Slot, body []byte) bool {
 		if done.restore || done.verify {
 			s.restoring--
 		}
+		if done.verify && c.batch.failure != nil && s.tx == pgwire.TxInTransaction {
+			c.failTransaction(slot)
+		}
 		if done.confirm {
 			c.confirmAnswered(done.failed)
 		}
@@ -379,6 +384,9 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 			"pgproxy: the session's settings cannot be restored on another connection", "", ""))
 		c.closed = true
 		return false
+	}
+	if e.verify && e.kind == pgwire.Parse && s.tx == pgwire.TxInTransaction { // it fails alike for the client
+		c.batch.failure = pgwire.AppendMessage(nil, pgwire.ErrorResponse, body)
 	}
 	mine := e.inject
 	e.failed = true

@@ -55,8 +55,8 @@ func (c *Core) dispatch(b []byte, pos int) bool {
 	if !c.makeReady(slot) || c.server[slot].restoring > 0 {
 		return false // with other settings, or another role, a write could be a different one
 	}
-	if c.batch.changed {
-		c.failBatch(pgwire.AppendError(nil, "ERROR", "0A000", "cached plan must not change result type", "", ""))
+	if c.batch.failure != nil {
+		c.failBatch(c.batch.failure)
 		return true
 	}
 	if slot == Primary && (c.yielding && !c.continues() || !c.restoreNames()) {
@@ -333,17 +333,17 @@ func (c *Core) closeStatement(slot Slot, name string) {
 // makeStatement prepares a statement that the session has already.
 func (c *Core) makeStatement(slot Slot, name string, st *statement, parse []byte) {
 	s := c.server[slot]
-	c.injectParse(slot, name, st, parse)
+	c.injectParse(slot, name, st, parse, false)
 	s.dirty = s.dirty || name != ""
 	if st.row != 0 {
 		c.inject(slot, pgwire.AppendDescribe(nil, 'S', name), expect{kind: pgwire.Describe, st: st, name: name})
 	}
 }
 
-func (c *Core) injectParse(slot Slot, name string, st *statement, parse []byte) {
+func (c *Core) injectParse(slot Slot, name string, st *statement, parse []byte, verify bool) {
 	s := c.server[slot]
 	skewed := c.skews(slot, name, st)
-	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name), skewed: skewed})
+	c.inject(slot, parse, expect{kind: pgwire.Parse, st: st, named: true, name: name, before: s.version(name), skewed: skewed, verify: verify})
 	s.setVersion(name, st.version)
 	if skewed {
 		s.skew(name)
