@@ -32,13 +32,13 @@ const (
 	stringHeader  = 16
 )
 
-// entry is one cached verdict.
+// entry is one cached verdict. What each hit looks at comes first, on one line.
 type entry struct {
 	hash    uint64
 	key     []byte
+	hit     atomic.Bool
 	verdict Verdict
 	matched Verdict // verdict for a text that a pattern sends to the primary
-	hit     atomic.Bool
 }
 
 func newEntry(hash uint64, key []byte, v Verdict) *entry {
