@@ -14,6 +14,7 @@ const (
 	haproxy    = "haproxy"
 	pgproxy    = "pgproxy"
 	pgproxyS   = "pgproxy-session"
+	pgproxy1   = "pgproxy-1loop"
 )
 
 // definition says how a system is started. command writes the configuration for
@@ -33,6 +34,10 @@ func systems(servers int) []definition {
 	transaction := pgproxyCommand{name: pgproxy, mode: "transaction", size: servers, balance: "statement"}
 	primary := transaction
 	primary.name, primary.balance = "pgproxy-primary", "off"
+	goroutines := transaction
+	goroutines.name, goroutines.listen = "pgproxy-goroutines", "  driver: goroutine\n"
+	oneLoop := transaction
+	oneLoop.name, oneLoop.listen = pgproxy1, "  loops: 1\n"
 	return []definition{
 		{name: direct},
 		{name: pgbouncer, command: pgbouncerCommand("transaction", servers), tls: true, shares: true},
@@ -42,6 +47,8 @@ func systems(servers int) []definition {
 		{name: pgproxy, command: transaction.arguments, tls: true, shares: true},
 		{name: pgproxyS, command: session.arguments, tls: true},
 		{name: primary.name, command: primary.arguments, tls: true, shares: true},
+		{name: goroutines.name, command: goroutines.arguments, tls: true, shares: true},
+		{name: oneLoop.name, command: oneLoop.arguments, tls: true, shares: true},
 	}
 }
 

@@ -170,6 +170,7 @@ type pgproxyCommand struct {
 	name    string
 	mode    string // of the pool
 	size    int    // of the pool, for each server
+	listen  string // further lines of the section
 	balance string // statement; off: all goes to the primary, as with PgBouncer and HAProxy
 }
 
@@ -196,14 +197,14 @@ listen:
   address: "%s"
   max_clients: %d
   tls: {cert_file: %s, key_file: %s, mode: allow}
-auth: {hba_file: %s, password_file: %s}
+%sauth: {hba_file: %s, password_file: %s}
 monitor: {user: %s, password_file: %s, database: postgres}
 balance: {mode: %q}
 pool: {mode: %s, size: %d, wait: 1m}
 metrics: {listen: "127.0.0.1:0"}
 pcp: {listen: "", unix_socket: %s}
 backends:
-`, filepath.Join(r.dir, c.name+"-data"), address(port), clients, r.cert, r.key,
+`, filepath.Join(r.dir, c.name+"-data"), address(port), clients, r.cert, r.key, c.listen,
 		hba, passwords, pgtest.MonitorUser, password, c.balance, c.mode, c.size, r.socket(c.name))
 	for _, s := range r.cluster.Servers {
 		fmt.Fprintf(&conf, "  - {name: %s, address: %q, weight: 1}\n", s.Name, s.Address())

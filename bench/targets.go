@@ -63,6 +63,7 @@ func targets(o options) []target {
 	}
 	return append(all,
 		target{benchCase: tlsName(selectName("simple", 16)), metric: perUnit, of: pgproxy, than: pgbouncer, most: 1.3},
+		target{benchCase: selectName("simple", 64), metric: throughput, of: pgproxy, than: pgproxy1, least: 1.7},
 		target{benchCase: idleName(o), metric: memoryKiB, of: pgproxy, most: 4},
 		target{benchCase: idleName(o), metric: idleCore, of: pgproxy, most: 1},
 		target{benchCase: idleTLSName(o), metric: memoryKiB, of: pgproxy, most: 20},
