@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -67,6 +68,12 @@ func (p *report) markdown(w io.Writer) {
 	p.markdownTable(w, "Processors that the proxy keeps busy", "tx", of("%.2f", func(r *result) float64 { return r.Cores }))
 	p.markdownTable(w, "Processor time of PostgreSQL + pgbench for a transaction, in microseconds", "tx", func(r *result) string {
 		return fmt.Sprintf("%.0f + %.0f", r.ServerCPU, r.ClientCPU)
+	})
+	p.markdownTable(w, "Processors of a machine on which two loops could do 1.7 times the work of one", "tx", func(r *result) string {
+		if r.System != pgproxy {
+			return missing
+		}
+		return cell("%.0f", math.Ceil(1.7*share(r.CPU+r.ServerCPU+r.ClientCPU, r.CPU)))
 	})
 	p.markdownTable(w, "System calls of the proxy for a transaction", "tx", func(r *result) string { return calls(r.Syscalls) })
 	p.markdownTable(w, "Large results: processor time of the proxy, in microseconds for a megabyte", "MB", of("%.0f", func(r *result) float64 { return r.CPU }))

@@ -15,6 +15,10 @@ import (
 	"time"
 )
 
+// profileTime is that of a run whose processor time is profiled, with a hundred samples
+// for each second of it.
+const profileTime = 10 * time.Second
+
 // profile runs the case again under each tool that is there, which makes the system
 // slower: these runs do not count, and one that fails loses its profile only.
 func (c benchCase) profile(ctx context.Context, r *rig, s *system, o options, report *report) {
@@ -24,8 +28,10 @@ func (c benchCase) profile(ctx context.Context, r *rig, s *system, o options, re
 	}
 	name := filepath.Join(o.profile, regexp.MustCompile(`[^A-Za-z0-9.=-]+`).ReplaceAllString(c.name+"."+s.name, "-"))
 	if strings.HasPrefix(s.name, pgproxy) {
+		o := o
 		operator := filepath.Join(filepath.Dir(o.pgproxy), "pgproxy-pcp") // built with it
-		p := &processorProfile{operator: operator, file: name + ".pprof", socket: r.socket(s.name), length: o.duration / 2}
+		o.duration = max(o.duration, profileTime)
+		p := &processorProfile{operator: operator, file: name + ".pprof", socket: r.socket(s.name), length: o.duration * 4 / 5}
 		if m := c.measure(ctx, &trial{rig: r, on: s, options: o, tool: p}); m.Err != "" {
 			fmt.Fprintf(os.Stderr, "no profile of %s on %s: %s\n", c.name, s.name, m.Err)
 		}
