@@ -261,7 +261,7 @@ func BenchmarkIdle(b *testing.B) {
 
 // TestIdleSessionIsSmall bounds that: there may be ten thousand of them.
 func TestIdleSessionIsSmall(t *testing.T) {
-	if bytes := idleBytes(t, benchTransactions(t)["simple"]); bytes > 2<<10 {
+	if bytes := idleBytes(t, benchTransactions(t)["simple"]); bytes > 1500 {
 		t.Errorf("%v bytes", bytes)
 	}
 }

@@ -30,12 +30,10 @@ import (
 type seen struct {
 	shown bool // the standby has answered since the primary was last confirmed
 	stage confirmStage
-	owed  int // answers, also to questions that were given up
 	due   bool
+	owed  int    // answers, also to questions that were given up
 	run   uint64 // of the standby that has shown it
 	xmax  uint64
-	snap  string
-	xids  []uint64
 }
 
 type confirmStage uint8
@@ -100,7 +98,8 @@ func (c *Core) confirmNow() bool {
 		*v = seen{owed: v.owed}
 		return false
 	}
-	v.stage, v.xids = confirmAsk, v.xids[:0]
+	r := c.rarely()
+	v.stage, r.snap, r.xids = confirmAsk, "", r.xids[:0]
 	c.confirmBy(Standby, askShown)
 	c.confirmBy(Primary, askSnapshot)
 	return true
@@ -129,20 +128,21 @@ func (c *Core) loseConfirm(slot Slot) {
 }
 
 // confirmRow takes a row of an answer: one column, in text.
-func (v *seen) confirmRow(slot Slot, body []byte) {
+func (c *Core) confirmRow(slot Slot, body []byte) {
 	if len(body) < 6 || int(int32(binary.BigEndian.Uint32(body[2:]))) != len(body)-6 {
 		return
 	}
 	text := string(body[6:])
 	n, err := strconv.ParseUint(text, 10, 64)
+	r := c.rarely()
 	switch {
 	case slot == Primary:
-		v.snap = text
+		r.snap = text
 	case err != nil:
-	case v.stage == confirmAsk:
-		v.xmax = n
-	case v.stage == confirmCommit:
-		v.xids = append(v.xids, n)
+	case c.seen.stage == confirmAsk:
+		c.seen.xmax = n
+	case c.seen.stage == confirmCommit:
+		r.xids = append(r.xids, n)
 	}
 }
 
@@ -160,23 +160,24 @@ func (c *Core) confirmAnswered(failed bool) {
 	case v.owed > 0:
 		return
 	}
+	r := c.rarely()
 	switch v.stage {
 	case confirmAsk:
-		v.xids = running(v.snap, v.xmax)
-		if len(v.xids) > 0 && len(v.xids) <= maxConfirm {
+		r.xids = running(r.snap, v.xmax)
+		if len(r.xids) > 0 && len(r.xids) <= maxConfirm {
 			v.stage = confirmCommit
-			sql := commitsOf(v.xids)
-			v.xids = v.xids[:0]
+			sql := commitsOf(r.xids)
+			r.xids = r.xids[:0]
 			c.confirmBy(Standby, sql)
 			return
 		}
 		*v = seen{}
 	case confirmCommit, confirmRuns:
 		if v.stage == confirmRuns {
-			now := running(v.snap, v.xmax)
-			v.xids = slices.DeleteFunc(v.xids, func(x uint64) bool { return !slices.Contains(now, x) })
+			now := running(r.snap, v.xmax)
+			r.xids = slices.DeleteFunc(r.xids, func(x uint64) bool { return !slices.Contains(now, x) })
 		}
-		if len(v.xids) == 0 {
+		if len(r.xids) == 0 {
 			*v = seen{}
 			return
 		}

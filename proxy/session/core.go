@@ -108,6 +108,7 @@ type Core struct {
 	out    [slots]Output  // for the client (None), and for the servers
 	server [slots]*server // noServer where there is none
 
+	rare  *rare    // noRare for most
 	lent  *buffers // of held, sent and again; nil: there is nothing in them
 	batch batch
 	held  []message // looked at and not sent, oldest first
@@ -118,38 +119,35 @@ type Core struct {
 		left int
 		to   Slot // None: thrown away
 	}
-	skipToSync bool // an error of our own was raised inside a batch
 
 	names    names
 	settings settings
-	pins     pin
-	unpinDue bool // what pins the session may have ended
 	written  exact
-	ownPID   uint32 // told to the client; 0: its server's
 	appName  string // of the client, where connections may have another one
 	floor    floor
 	seen     seen
-	readOnly readOnly
 	sent     sent
 	again    again
 	told     told
-	rare     *rare
-	stalled  bool // the next message waits until what is in flight was answered
-
-	attaching Slot   // asked for, not given yet
-	exactly   bool   // the connection of the session's last write, and no other
-	want      string // backend for slot Standby while attaching
-	detach    []Detachment
-	mid       Slot // a message of this slot is partly forwarded to the client
-
-	yielding bool // nothing new is to begin on the primary
+	want     string // backend for slot Standby while attaching
+	detach   []Detachment
 
 	statements *Statements // nil: connections are kept until the session ends
 	perServer  int         // prepared statements that a server connection keeps
+	ownPID     uint32      // told to the client; 0: its server's
 
-	garbled bool // the client has sent what is no message; its bytes go to the primary as they are
-	ending  bool // the client has gone; close when everything in flight is answered
-	closed  bool
+	pins       pin
+	unpinDue   bool // what pins the session may have ended
+	readOnly   readOnly
+	attaching  Slot // asked for, not given yet
+	exactly    bool // the connection of the session's last write, and no other
+	mid        Slot // a message of this slot is partly forwarded to the client
+	skipToSync bool // an error of our own was raised inside a batch
+	stalled    bool // the next message waits until what is in flight was answered
+	yielding   bool // nothing new is to begin on the primary
+	garbled    bool // the client has sent what is no message; its bytes go to the primary as they are
+	ending     bool // the client has gone; close when everything in flight is answered
+	closed     bool
 }
 
 // Detachment is a server connection that the session gives back.

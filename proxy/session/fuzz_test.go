@@ -28,7 +28,7 @@ func FuzzCore(f *testing.F) {
 	f.Add(rows.client, rows.server, rows.server, []byte{128, 5, 250, 250})
 	f.Add(copies.client, copies.server, copies.server, []byte{64, 17, 250, 250})
 	f.Fuzz(func(t *testing.T, client, primary, standby, order []byte) {
-		order = order[:min(len(order), 500)]
+		order = order[:min(len(order), 200)]
 		compareFeeds(t, false, client, primary, standby, order)
 		compareFeeds(t, true, client, primary, standby, order)
 	})

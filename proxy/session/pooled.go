@@ -172,7 +172,7 @@ func (c *Core) reportName(slot Slot, name, value []byte) bool {
 
 // reportOwnName tells the client its own application_name, if it was told another one.
 func (c *Core) reportOwnName(slot Slot) {
-	if c.told.tell(applicationName, c.appName) {
+	if c.tell([]byte(applicationName), c.appName) {
 		c.toClient(slot, pgwire.AppendParameterStatus(nil, applicationName, c.appName))
 	}
 }

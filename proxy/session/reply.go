@@ -107,7 +107,7 @@ func (c *Core) reply(slot Slot, typ byte, body []byte) bool {
 	case pgwire.DataRow, pgwire.CopyData:
 		switch {
 		case mine && e.confirm:
-			c.seen.confirmRow(slot, body)
+			c.confirmRow(slot, body)
 		case mine && e.pins:
 			c.pinned(body)
 		}
@@ -321,7 +321,7 @@ func (c *Core) endBatch(slot Slot, tx byte) {
 		if c.busy() == None && !c.batch.open { // else what was looked at has portals, too
 			c.names.forgetPortals()
 		}
-		c.told.before = nil
+		c.settleTold()
 		c.rare.listens.settle(!c.settings.failed)
 		c.settle(slot)
 	}
@@ -448,7 +448,7 @@ func (c *Core) parameterStatus(slot Slot, body []byte, mine bool) bool {
 		return false
 	}
 	if forward {
-		c.told.tell(string(name), string(value))
+		c.tell(name, string(value))
 	}
 	return forward
 }

@@ -12,8 +12,6 @@ import (
 type told struct {
 	params []pgwire.Parameter
 	shared bool // params are the greeting's, which other sessions have, too
-	// before are the values before the open transaction of those that it has changed.
-	before []pgwire.Parameter
 }
 
 // Greeted tells what the client was told when its session began.
@@ -23,17 +21,19 @@ func (c *Core) Greeted(params []pgwire.Parameter) {
 
 // tell notes a ParameterStatus that is forwarded; false: it says nothing new, or the
 // greeting had none.
-func (t *told) tell(name, value string) bool {
-	p := t.of(name)
+func (c *Core) tell(name []byte, value string) bool {
+	t := &c.told
+	p := t.of(string(name))
 	if p == nil || p.Value == value {
 		return false
 	}
 	if t.shared {
 		t.params, t.shared = slices.Clone(t.params), false
-		p = t.of(name)
+		p = t.of(string(name))
 	}
-	if !slices.ContainsFunc(t.before, func(b pgwire.Parameter) bool { return b.Name == name }) {
-		t.before = append(t.before, *p)
+	r := c.rarely()
+	if !slices.ContainsFunc(r.before, func(b pgwire.Parameter) bool { return b.Name == p.Name }) {
+		r.before = append(r.before, *p)
 	}
 	p.Value = value
 	return true
@@ -42,7 +42,7 @@ func (t *told) tell(name, value string) bool {
 // takeBack tells the client the values of before.
 func (c *Core) takeBack() {
 	t := &c.told
-	for _, p := range t.before {
+	for _, p := range c.rare.before {
 		now := t.of(p.Name)
 		if now.Value == p.Value {
 			continue
@@ -51,7 +51,14 @@ func (c *Core) takeBack() {
 		c.env.Parameter(Primary, []byte(p.Name), []byte(p.Value))
 		c.toClient(None, pgwire.AppendParameterStatus(nil, p.Name, p.Value))
 	}
-	t.before = nil
+	c.settleTold()
+}
+
+// settleTold is called at the end of a transaction.
+func (c *Core) settleTold() {
+	if len(c.rare.before) > 0 {
+		c.rare.before = nil
+	}
 }
 
 // of returns the setting of that name, nil when the greeting had none.
