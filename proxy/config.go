@@ -66,11 +66,9 @@ type Driver string
 
 // The values of listen.driver.
 const (
-	// DriverAuto is an event loop for a client without TLS, where there are any, unless a
-	// server is known to be connected to with TLS; else goroutines.
+	// DriverAuto is event loops where there are any, else goroutines.
 	DriverAuto Driver = "auto"
-	// DriverEpoll is an event loop for every client without TLS. A server's connection with
-	// TLS is carried to the loop by goroutines.
+	// DriverEpoll is event loops, or an error.
 	DriverEpoll Driver = "epoll"
 	// DriverGoroutine is goroutines for every client.
 	DriverGoroutine Driver = "goroutine"

@@ -61,11 +61,8 @@ type link struct {
 
 // watch has an event loop watch the connection from now on.
 func (l *link) watch(by *eventLoop) error {
-	k, err := (*socket)(nil), errNoSocket
-	if l.Conn == l.raw {
-		k, err = newSocket(by.Loop, l.raw, l.tenure, nil)
-	}
-	if errors.Is(err, errNoSocket) { // TLS
+	k, err := newSocket(by.Loop, l.Conn, l.tenure, nil)
+	if errors.Is(err, errNoSocket) {
 		k, err = bridge(by.Loop, l.Conn, l.tenure)
 	}
 	if err != nil {

@@ -29,8 +29,6 @@ const (
 // dialer opens connections to backends and logs in on them.
 type dialer struct {
 	rules atomic.Pointer[dialRules] // taken anew for each connection
-	// secured: the last connection for which TLS was asked has it.
-	secured atomic.Bool
 	// connect opens the connection itself; nil: net.Dialer does.
 	connect func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -110,9 +108,6 @@ func (d *dialer) dial(ctx context.Context, address string, t *tenure) (*dialed, 
 		_ = raw.Close()
 		return nil, err
 	}
-	if secured := conn.Conn != conn.raw; d.secured.Load() != secured {
-		d.secured.Store(secured)
-	}
 	return conn, nil
 }
 
@@ -154,7 +149,7 @@ func (b *backTLS) secure(ctx context.Context, raw net.Conn, address, host string
 	case answer[0] != 'S':
 		return nil, fmt.Errorf("request TLS: unexpected answer %q", answer[0])
 	}
-	conn := tls.Client(raw, config)
+	conn := tls.Client(&carrier{Conn: raw}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}

@@ -64,13 +64,14 @@ func (sh *sessions) runLoops(ctx context.Context) error {
 // loopFor returns the event loop that is to serve a client, the one that serves fewest;
 // nil: goroutines do.
 func (sh *sessions) loopFor(c *client) *eventLoop {
-	if len(sh.loops) == 0 || c.conn != c.raw || c.replication != 0 {
+	if len(sh.loops) == 0 || c.replication != 0 {
 		return nil
 	}
-	if _, ok := c.raw.(syscall.Conn); !ok {
-		return nil
+	conn := c.conn
+	if under := carrierOf(conn); under != nil {
+		conn = under.Conn
 	}
-	if sh.cfg.Load().Listen.Driver == DriverAuto && sh.secured() {
+	if _, ok := conn.(syscall.Conn); !ok { // it has something that was read already
 		return nil
 	}
 	least := sh.loops[0]

@@ -142,7 +142,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if s.sessions, err = newSessions(cfg, deps, s.pools, s.cancels, s.lookups, s.gate.count); err != nil {
 		return nil, err
 	}
-	s.sessions.ended, s.sessions.secured = s.ended, s.dialer.secured.Load
+	s.sessions.ended = s.ended
 	return s, nil
 }
 

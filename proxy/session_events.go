@@ -249,7 +249,7 @@ func (s *events) send(p *peer, pieces [][]byte) {
 		return
 	}
 	p.queue = after(p.queue, pieces, n)
-	if p.busy = len(p.queue) > 0; p.busy {
+	if p.busy = len(p.queue) > 0 || p.sock.laden(); p.busy {
 		return
 	}
 	p.queue = nil
@@ -321,6 +321,9 @@ func (s *events) giveAllBack() {
 // would be answered by a reset, for which the client may lose what it was told last.
 func (s *events) part(aborted bool) {
 	k := s.client.sock
+	if k.tls != nil && !aborted {
+		k.partTLS()
+	}
 	if aborted || !k.conn.Unread() {
 		_ = k.Close()
 		return

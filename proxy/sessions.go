@@ -31,7 +31,6 @@ type sessions struct {
 	sampler    Sampler
 	pools      *pools
 	loops      []*eventLoop  // none: goroutines serve everybody
-	secured    func() bool   // connections to servers have TLS
 	ended      func(*client) // a session that was on a loop has ended
 	cancels    *cancelRegistry
 	statements *session.Statements // nil: a session keeps its server connections

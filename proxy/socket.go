@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,9 @@ type socket struct {
 	conn   loop.Conn
 	local  net.Addr
 	tenure *tenure // of the primary that it is to; nil: anything else
+	// tls is above the socket, and under is between the two; nil: there is no TLS.
+	tls   *tls.Conn
+	under *carrier
 	// owner is told of what comes; nil: the one who reads.
 	owner    atomic.Pointer[clientSession]
 	attached attachedServer // in the slot of a session; of the session's lock
@@ -37,13 +41,21 @@ type socket struct {
 var errNoSocket = errors.New("not a socket")
 
 // newSocket has a loop watch what is a socket of the runtime's poller, which is closed.
-// The session, if there is one, is told of what comes.
+// The session, if there is one, is told of what comes. TLS above it stays; its handshake is
+// done.
 func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*socket, error) {
+	secured, under := conn, carrierOf(conn)
+	if under != nil {
+		conn = under.Conn
+	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return nil, errNoSocket
 	}
 	fd, err := loop.Dup(sc)
+	if errors.Is(err, errors.ErrUnsupported) { // a guard of something that is none
+		err = errNoSocket
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +64,9 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 		k.read = make(chan struct{}, 1)
 	}
 	k.owner.Store(owner)
+	if under != nil {
+		k.secure(secured.(*tls.Conn), under)
+	}
 	if err := l.Add(&k.conn, fd, k); err != nil {
 		return nil, err
 	}
@@ -60,11 +75,14 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 		return nil, errNoLease
 	}
 	_ = conn.Close()
+	if k.tls != nil { // it may have read more than was asked of it
+		k.conn.Again()
+		k.conn.Resume()
+	}
 	return k, nil
 }
 
-// bridge has a loop watch a connection that is no socket, or one below TLS: two goroutines
-// carry its bytes.
+// bridge has a loop watch a connection that is no socket: two goroutines carry its bytes.
 func bridge(l *loop.Loop, conn net.Conn, t *tenure) (*socket, error) {
 	near, far, err := loop.Pair()
 	if err != nil {
@@ -120,9 +138,25 @@ func (k *socket) Writable(*loop.Loop) {
 // on reports that it is that loop which watches the connection.
 func (k *socket) on(l *eventLoop) bool { return k.conn.On(l.Loop) }
 
-// take reads what is there without blocking; 0 and no error: nothing is. What came from a
-// primary while the lease was not held is dropped.
+// take reads what is there without blocking; 0 and no error: nothing is.
 func (k *socket) take(b []byte) (int, error) {
+	if k.tls != nil {
+		return k.takeTLS(b)
+	}
+	return k.takeRaw(b)
+}
+
+// put writes what the socket takes.
+func (k *socket) put(pieces [][]byte) (int, error) {
+	if k.tls != nil {
+		return k.putTLS(pieces)
+	}
+	return k.putRaw(pieces)
+}
+
+// takeRaw reads the socket. What came from a primary while the lease was not held is
+// dropped.
+func (k *socket) takeRaw(b []byte) (int, error) {
 	n, err := k.conn.Read(b)
 	if n > 0 && k.tenure != nil && !k.tenure.holds() {
 		return 0, errNoLease
@@ -130,8 +164,8 @@ func (k *socket) take(b []byte) (int, error) {
 	return n, err
 }
 
-// put writes what the socket takes, to a primary only while the lease is held.
-func (k *socket) put(pieces [][]byte) (int, error) {
+// putRaw writes to the socket, to a primary only while the lease is held.
+func (k *socket) putRaw(pieces [][]byte) (int, error) {
 	if k.tenure != nil && !k.tenure.holds() {
 		return 0, errNoLease
 	}
@@ -162,7 +196,7 @@ func (k *socket) Read(b []byte) (int, error) {
 // not in use has taken what was written before.
 func (k *socket) Write(b []byte) (int, error) {
 	n, err := k.put([][]byte{b})
-	if err == nil && n < len(b) {
+	if err == nil && (n < len(b) || k.laden()) {
 		err = io.ErrShortWrite
 	}
 	return n, err
@@ -178,7 +212,12 @@ func (k *socket) Close() error {
 }
 
 // CloseWrite ends the stream to the peer.
-func (k *socket) CloseWrite() error { return k.conn.CloseWrite() }
+func (k *socket) CloseWrite() error {
+	if k.tls != nil {
+		_ = k.tls.CloseWrite() // a hint
+	}
+	return k.conn.CloseWrite()
+}
 
 // LocalAddr returns the address on this side.
 func (k *socket) LocalAddr() net.Addr { return k.local }
@@ -199,7 +238,12 @@ func (k *socket) SetReadDeadline(t time.Time) error { return k.SetDeadline(t) }
 func (k *socket) SetWriteDeadline(time.Time) error { return nil }
 
 // Quiet reports that the connection is open and nothing has come.
-func (k *socket) Quiet() bool { return k.conn.Quiet() }
+func (k *socket) Quiet() bool {
+	if k.tls != nil {
+		return k.quietTLS()
+	}
+	return k.conn.Quiet()
+}
 
 // SyscallConn is for the kernel's counters.
 func (k *socket) SyscallConn() (syscall.RawConn, error) { return rawSocket{k}, nil }

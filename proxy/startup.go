@@ -196,12 +196,16 @@ func (s *startup) directTLS(ctx context.Context) error {
 
 // handshake makes the connection a TLS connection that shows id.
 func (s *startup) handshake(ctx context.Context, under net.Conn, id *identity) error {
-	conn := tls.Server(under, id.config)
+	below := &carrier{Conn: under}
+	conn := tls.Server(below, id.config)
 	s.handshaking = true
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w: %w", err, errSilent)
 	}
 	s.handshaking = false
+	if p, ok := under.(*prefixConn); ok && p.prefix.Len() == 0 {
+		below.Conn = p.Conn
+	}
 	s.client.conn, s.tls, s.gssDone = conn, true, true
 	s.in.Reset(conn)
 	s.info.TLS, s.info.Binding = true, id.binding

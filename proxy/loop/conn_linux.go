@@ -92,6 +92,14 @@ func (c *Conn) Resume() {
 	}
 }
 
+// Again has the next Read, or Resume, look at the socket although nothing is known to be
+// there: who reads keeps something of what came.
+func (c *Conn) Again() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.readable = true
+}
+
 // Turn tells the handler of what there is to read.
 func (c *Conn) Turn(l *Loop) {
 	c.mu.Lock()

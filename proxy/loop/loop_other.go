@@ -44,6 +44,9 @@ func (*Conn) On(*Loop) bool { return false }
 // Move returns errors.ErrUnsupported.
 func (*Conn) Move(*Loop) error { return errors.ErrUnsupported }
 
+// Again does nothing.
+func (*Conn) Again() {}
+
 // Resume does nothing.
 func (*Conn) Resume() {}
 
