@@ -67,6 +67,14 @@ func (c *client) tell(b []byte) error {
 	return err
 }
 
+// flush sends what is unsent.
+func (c *client) flush() error {
+	if len(c.unsent) == 0 {
+		return nil
+	}
+	return c.tell(nil)
+}
+
 // addr names the client in logs and in SHOW.
 func (c *client) addr() string {
 	if c.local {

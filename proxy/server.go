@@ -78,7 +78,7 @@ type Server struct {
 	cancels *cancelRegistry
 	waits   *commitWaits
 	gate    *gate
-	inputs  sync.Pool // of *bufio.Reader, for startups
+	inputs  sync.Pool // of *[startupBuffer]byte
 
 	sessions *sessions
 

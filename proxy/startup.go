@@ -1,16 +1,12 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
 	"github.com/pgproxy/pgproxy/proxy/auth"
@@ -20,212 +16,145 @@ import (
 // where an answer would help only an attacker.
 var errSilent = errors.New("closed without an answer")
 
-// startupBuffer holds all that an honest client sends at once before its session, in
-// bytes. Longer packets and passwords get memory of their own.
-const startupBuffer = 1 << 10
-
-// startup is one connection between accept and the start of its session.
+// startup is one connection between accept and the start of its session. It does no I/O
+// and does not wait, but in proceed: its driver gives advance what the client has sent,
+// sends what is in client.unsent, and does what is needed. One goroutine at a time uses it.
 type startup struct {
 	server *Server
 	client *client
-	in     *bufio.Reader // of client.conn
-	spoke  func()        // the client has sent its first packet
+	spoke  func() // the client has sent its first packet
 	tls    bool
 	info   auth.ConnInfo
 
+	asked            bool // for encryption, once at least
 	sslDone, gssDone bool
-	handshaking      bool // what is written to the connection now belongs to TLS
+	identity         *identity // needTLS: what the handshake shows
+	direct           bool      // it began with the handshake
+	request          []byte    // needCancel: the body of the CancelRequest
+	handshaking      bool      // what is written to the connection now belongs to TLS
+
+	exchange *auth.Exchange // nil: not begun
+	step     auth.Step      // the last one
+	typ      byte           // needAuth: the message for the exchange
+	body     []byte         // of it; valid as long as what advance was given
 }
 
-// run brings a connection to the point where its session can start: nil when the
-// client has been told AuthenticationOk. A *Refusal, a *pgwire.StartupError and an
-// *auth.Error are still to be told to the client.
-func (s *startup) run(ctx context.Context) error {
-	s.in, _ = s.server.inputs.Get().(*bufio.Reader)
-	if s.in == nil {
-		s.in = bufio.NewReaderSize(nil, startupBuffer)
+// need is what a startup needs to go on.
+type need uint8
+
+const (
+	needBytes   need = iota // more from the client, who waits for what is unsent
+	needTLS                 // the handshake, for which is what was not used
+	needCancel              // the cancel request is to be carried out; it is the last that comes
+	needAuth                // proceed is to be called
+	needSession             // nothing: the client is authenticated
+)
+
+// advance takes one packet or message of the client, if b has it as a whole. A *Refusal, a
+// *pgwire.StartupError and an *auth.Error are to be told to the client.
+func (s *startup) advance(b []byte) (used int, n need, err error) {
+	if s.exchange != nil {
+		return s.message(b)
 	}
-	defer func() {
-		s.in.Reset(nil)
-		s.server.inputs.Put(s.in)
-	}()
-	s.in.Reset(s.client.conn)
-	body, err := s.startupPacket(ctx)
-	if err != nil {
-		return err
+	return s.packet(b)
+}
+
+// packet takes a packet before the authentication. Each request for encryption may come
+// once, in either order, until one is granted (ProcessStartupPacket in PostgreSQL's
+// postmaster.c).
+func (s *startup) packet(b []byte) (used int, n need, err error) {
+	if len(b) < 4 {
+		return 0, needBytes, nil
+	}
+	s.spoke()
+	if b[0] == 0x16 && !s.asked { // the type of a TLS handshake record
+		return 0, needTLS, s.directTLS()
+	}
+	length := int32(binary.BigEndian.Uint32(b))
+	if length < 8 || length-4 > pgwire.MaxStartup {
+		return 0, needBytes, fmt.Errorf("invalid length of startup packet: %w", errSilent)
+	}
+	used = int(length)
+	if len(b) < used {
+		return 0, needBytes, nil
+	}
+	body := b[4:used]
+	code := pgwire.RequestCode(body)
+	switch {
+	case length == 8 && (code == pgwire.SSLRequestCode && !s.sslDone || code == pgwire.GSSENCRequestCode && !s.gssDone):
+		n, err = s.encryption(code, len(b) > used)
+		return used, n, err
+	case code == pgwire.CancelRequestCode:
+		s.request = bytes.Clone(body)
+		return used, needCancel, nil
 	}
 	if err := s.parse(body); err != nil {
-		return err
+		return used, needBytes, err
 	}
 	if s.server.cfg.Load().Listen.TLS.Mode == TLSRequire && !s.client.local && !s.tls {
-		return &Refusal{
+		return used, needBytes, &Refusal{
 			Code: codeInvalidAuthorization, Message: "pgproxy: this server accepts TCP connections only with TLS",
 			Hint: "Connect with sslmode=require or a stricter one.",
 		}
 	}
-	if err := s.authenticate(ctx); err != nil {
-		return err
-	}
-	if s.in.Buffered() > 0 { // a client that does not wait for ReadyForQuery
-		s.client.conn = newPrefixConn(s.client.conn, s.in)
-	}
-	return nil
-}
-
-// startupPacket reads packets, answers the requests for encryption, and returns the
-// body of the startup message. Each request may come once, in either order, until
-// one is granted (ProcessStartupPacket in PostgreSQL's postmaster.c).
-func (s *startup) startupPacket(ctx context.Context) ([]byte, error) {
-	for first := true; ; first = false {
-		head, err := s.in.Peek(4)
-		if err != nil {
-			// A port scan or a health check: not worth a word in the log.
-			return nil, fmt.Errorf("read startup packet: %w: %w", err, errSilent)
-		}
-		s.spoke()
-		if first && head[0] == 0x16 { // the type of a TLS handshake record
-			if err := s.directTLS(ctx); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		length := int32(binary.BigEndian.Uint32(head))
-		if length < 8 || length-4 > pgwire.MaxStartup {
-			return nil, fmt.Errorf("invalid length of startup packet: %w", errSilent)
-		}
-		packet, err := s.take(int(length))
-		if err != nil {
-			return nil, fmt.Errorf("incomplete startup packet: %w: %w", err, errSilent)
-		}
-		body := packet[4:]
-		code := pgwire.RequestCode(body)
-		switch {
-		case length == 8 && (code == pgwire.SSLRequestCode && !s.sslDone || code == pgwire.GSSENCRequestCode && !s.gssDone):
-			if err := s.encryption(ctx, code, s.in.Buffered() > 0); err != nil {
-				return nil, err
-			}
-		case code == pgwire.CancelRequestCode:
-			return nil, s.cancel(ctx, body)
-		default:
-			return body, nil
-		}
-	}
-}
-
-// take reads n bytes, which are valid until the next read.
-func (s *startup) take(n int) ([]byte, error) {
-	if n <= s.in.Size() {
-		b, err := s.in.Peek(n)
-		_, _ = s.in.Discard(len(b)) // they are there
-		return b, err
-	}
-	b := make([]byte, n)
-	_, err := io.ReadFull(s.in, b)
-	return b, err
-}
-
-// message reads one message. body is valid until the next read; above limit bytes it is
-// errTooLong.
-func (s *startup) message(limit int) (typ byte, body []byte, err error) {
-	header, err := s.take(pgwire.HeaderLen)
-	if err != nil {
-		return 0, nil, err
-	}
-	typ, n, _, err := pgwire.Header(header)
-	if err != nil {
-		return typ, nil, err
-	}
-	if n -= pgwire.HeaderLen; n > limit {
-		return typ, nil, fmt.Errorf("read message %q: %d bytes, %w %d", typ, n, errTooLong, limit)
-	}
-	body, err = s.take(n)
-	return typ, body, err
+	s.identify()
+	return used, needAuth, nil
 }
 
 // encryption answers an SSLRequest or a GSSENCRequest. early: something was sent
 // before the answer. It would be taken for encrypted after the handshake although
 // anybody may have injected it (CVE-2021-23214).
-func (s *startup) encryption(ctx context.Context, code uint32, early bool) error {
+func (s *startup) encryption(code uint32, early bool) (need, error) {
+	s.asked = true
 	s.gssDone = s.gssDone || code == pgwire.GSSENCRequestCode
 	kind := "GSSAPI encryption"
-	var id *identity
 	if code == pgwire.SSLRequestCode {
 		kind = "SSL"
 		s.sslDone = true
 		if front := s.server.tls.Load(); front != nil && !s.client.local && !s.tls {
-			id = front.identity()
+			s.identity = front.identity()
 		}
 	}
-	if id == nil {
-		if _, err := s.client.conn.Write([]byte{'N'}); err != nil {
-			return fmt.Errorf("answer %s request: %w", kind, err)
-		}
+	switch {
+	case s.identity == nil:
+		s.client.unsent = append(s.client.unsent, 'N')
 		if early {
-			return &Refusal{
+			return needBytes, &Refusal{
 				Code: codeProtocolViolation, Message: "received unencrypted data after " + kind + " request",
 				Detail: "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
 			}
 		}
-		return nil
+		return needBytes, nil
+	case early:
+		return needBytes, fmt.Errorf("received unencrypted data after SSL request: %w", errSilent)
 	}
-	if early {
-		return fmt.Errorf("received unencrypted data after SSL request: %w", errSilent)
-	}
-	if _, err := s.client.conn.Write([]byte{'S'}); err != nil {
-		return fmt.Errorf("answer SSL request: %w", err)
-	}
-	return s.handshake(ctx, s.client.conn, id)
+	s.client.unsent = append(s.client.unsent, 'S')
+	return needTLS, nil
 }
 
-// directTLS takes a connection that starts with a TLS handshake. Without the protocol's name by ALPN it is refused: the bytes could
-// be meant for another kind of server.
-func (s *startup) directTLS(ctx context.Context) error {
+// directTLS takes a connection that starts with a TLS handshake.
+func (s *startup) directTLS() error {
 	front := s.server.tls.Load()
 	if front == nil || s.client.local {
 		return fmt.Errorf("direct TLS where there is none: %w", errSilent)
 	}
-	if err := s.handshake(ctx, newPrefixConn(s.client.conn, s.in), front.identity()); err != nil {
-		return err
-	}
-	if s.client.conn.(*tls.Conn).ConnectionState().NegotiatedProtocol != alpn {
+	s.identity, s.direct = front.identity(), true
+	return nil
+}
+
+// secured takes the end of the handshake. Direct TLS without the protocol's name by ALPN is
+// refused: the bytes could be meant for another kind of server.
+func (s *startup) secured(state tls.ConnectionState) error {
+	if s.direct && state.NegotiatedProtocol != alpn {
 		return fmt.Errorf("direct TLS without ALPN: %w", errSilent)
 	}
-	s.sslDone = true
-	return nil
-}
-
-// handshake makes the connection a TLS connection that shows id.
-func (s *startup) handshake(ctx context.Context, under net.Conn, id *identity) error {
-	below := &carrier{Conn: under}
-	conn := tls.Server(below, id.config)
-	s.handshaking = true
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS handshake: %w: %w", err, errSilent)
-	}
-	s.handshaking = false
-	if p, ok := under.(*prefixConn); ok && p.prefix.Len() == 0 {
-		below.Conn = p.Conn
-	}
-	s.client.conn, s.tls, s.gssDone = conn, true, true
-	s.in.Reset(conn)
-	s.info.TLS, s.info.Binding = true, id.binding
-	if chains := conn.ConnectionState().VerifiedChains; len(chains) > 0 {
+	s.tls, s.asked, s.sslDone, s.gssDone = true, true, true, true
+	s.info.TLS, s.info.Binding = true, s.identity.binding
+	if chains := state.VerifiedChains; len(chains) > 0 {
 		s.info.ClientCert = chains[0][0]
 	}
+	s.identity = nil
 	return nil
-}
-
-// cancel carries out a CancelRequest. The client learns nothing but the end of the
-// connection, when the server has the request.
-func (s *startup) cancel(ctx context.Context, body []byte) error {
-	pid, secret, ok := pgwire.ReadCancelRequest(body)
-	if !ok {
-		return fmt.Errorf("invalid length of query cancel packet: %w", errSilent)
-	}
-	if err := s.server.cancels.cancel(ctx, s.client, pid, secret); err != nil {
-		s.server.log.Warn("cancel request not forwarded", "client", s.client.addr(), "error", err)
-	}
-	return errSilent
 }
 
 // parse takes the startup message apart and answers what of it is not known.
@@ -269,8 +198,8 @@ func truncateName(s string) string {
 	return s
 }
 
-// authenticate drives the exchange that the HBA rules demand, and admits the client.
-func (s *startup) authenticate(ctx context.Context) error {
+// identify notes what the HBA rules look at.
+func (s *startup) identify() {
 	c := s.client
 	s.info.Local, s.info.Remote = c.local, c.remote.Addr()
 	s.info.User, s.info.Database = c.user, c.database
@@ -278,99 +207,52 @@ func (s *startup) authenticate(ctx context.Context) error {
 	if c.local {
 		s.info.PeerUser = peerUser(c.raw)
 	}
-	x, step := s.server.auth.Start(ctx, s.info)
-	for {
-		switch {
-		case step.Wait:
-			if err := c.tell(step.Send); err != nil {
-				return fmt.Errorf("send authentication request: %w", err)
-			}
-		case step.Fail != nil:
-			c.unsent = append(c.unsent, step.Send...)
-			return step.Fail
-		case step.Done != nil:
-			c.unsent = append(c.unsent, step.Send...)
-			c.cred = step.Done
-			return nil
-		}
-		typ, body, err := s.message(step.MaxBody)
-		_, impossible := errors.AsType[*pgwire.LengthError](err)
-		switch {
-		case typ != pgwire.Password && (impossible || errors.Is(err, errTooLong)):
-			err = nil // the type is what is wrong first
-		case impossible || errors.Is(err, errTooLong):
-			if fail := x.Oversized(); fail != nil {
-				return fail
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("read authentication: %w: %w", err, errSilent)
-		}
-		step = x.Next(ctx, typ, body)
-	}
 }
 
-// tell sends the client the reason why it does not get in; of some it is told
-// nothing.
-func (s *startup) tell(err error) {
-	var raw []byte
-	if refusal, ok := errors.AsType[*Refusal](err); ok {
-		raw = refusal.encode(pgwire.SeverityFatal)
-	} else if fault, ok := errors.AsType[*pgwire.StartupError](err); ok {
-		raw = pgwire.AppendError(nil, pgwire.SeverityFatal, fault.Code, fault.Message, "", fault.Hint)
-	} else if denied, ok := errors.AsType[*auth.Error](err); ok {
-		raw = denied.Encode()
+// message takes a message of the authentication. One whose length cannot be is ended as
+// PostgreSQL does it, but the type is what is wrong first.
+func (s *startup) message(b []byte) (used int, n need, err error) {
+	if len(b) < pgwire.HeaderLen {
+		return 0, needBytes, nil
+	}
+	typ, length, _, err := pgwire.Header(b[:pgwire.HeaderLen])
+	_, impossible := errors.AsType[*pgwire.LengthError](err)
+	if long := err == nil && length-pgwire.HeaderLen > s.step.MaxBody; impossible || long {
+		if typ != pgwire.Password {
+			s.typ, s.body = typ, nil
+			return pgwire.HeaderLen, needAuth, nil
+		}
+		if fail := s.exchange.Oversized(); fail != nil {
+			return 0, needBytes, fail
+		}
+		return 0, needBytes, fmt.Errorf("read authentication: message %q: %w %d: %w", typ, errTooLong, s.step.MaxBody, errSilent)
+	}
+	if err != nil {
+		return 0, needBytes, fmt.Errorf("read authentication: %w: %w", err, errSilent)
+	}
+	if len(b) < length {
+		return 0, needBytes, nil
+	}
+	s.typ, s.body = typ, b[pgwire.HeaderLen:length]
+	return length, needAuth, nil
+}
+
+// proceed goes on with the authentication. It may ask a server about the role, and compute
+// for milliseconds; see prompt.
+func (s *startup) proceed(ctx context.Context) (need, error) {
+	if s.exchange == nil {
+		s.exchange, s.step = s.server.auth.Start(ctx, s.info)
 	} else {
-		return
+		s.step = s.exchange.Next(ctx, s.typ, s.body)
+		s.body = nil
 	}
-	s.client.tellLast(raw)
-}
-
-// tellLast sends what a client is told before its connection is closed, without
-// waiting for one that does not read.
-func (c *client) tellLast(b []byte) {
-	_ = c.conn.SetDeadline(time.Now().Add(time.Second))
-	_ = c.tell(b)
-}
-
-// lingerTime is how long a client may go on sending that has been told the end.
-const lingerTime = time.Second
-
-// linger keeps a connection with input that nobody has read until the client ends it,
-// for lingerTime at most: closed at once, it would be reset, and the client would not
-// see what it was told last (RFC 1122, 4.2.2.13).
-func linger(c *client) {
-	if !unread(c.raw) {
-		return
+	s.client.unsent = append(s.client.unsent, s.step.Send...)
+	switch {
+	case s.step.Fail != nil:
+		return needBytes, s.step.Fail
+	case s.step.Done != nil:
+		s.client.cred = s.step.Done
+		return needSession, nil
 	}
-	_ = c.conn.SetDeadline(time.Now().Add(lingerTime))
-	closeWrite(c.conn)
-	closeWrite(c.raw)
-	_, _ = io.Copy(io.Discard, c.raw)
-}
-
-// prefixConn gives out bytes that were read from a connection before the rest.
-type prefixConn struct {
-	net.Conn
-	prefix *bytes.Reader
-}
-
-// newPrefixConn takes what a buffer of conn holds.
-func newPrefixConn(conn net.Conn, in *bufio.Reader) *prefixConn {
-	held, _ := in.Peek(in.Buffered()) // they are there
-	return &prefixConn{Conn: conn, prefix: bytes.NewReader(bytes.Clone(held))}
-}
-
-// Read reads the prefix, then the connection.
-func (c *prefixConn) Read(b []byte) (int, error) {
-	if c.prefix.Len() > 0 {
-		return c.prefix.Read(b)
-	}
-	return c.Conn.Read(b)
-}
-
-// CloseWrite ends the stream to the peer.
-func (c *prefixConn) CloseWrite() error {
-	closeWrite(c.Conn)
-	return nil
+	return needBytes, nil
 }
