@@ -183,6 +183,7 @@ func (l *lookups) connect(ctx context.Context, b cluster.Backend, t *tenure, dat
 	if err != nil {
 		return nil, err
 	}
+	config.ConnectTimeout = lookupTimeout
 	config.RuntimeParams["search_path"] = "pg_catalog"
 	config.RuntimeParams["jit"] = "off" // it costs seconds where the planner guesses wrong
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(timeout.Milliseconds(), 10)
@@ -213,7 +214,6 @@ func (l *lookups) config(address, database string, t *tenure) (*pgx.ConnConfig, 
 	r := l.rules.Load()
 	config.User, config.Password, config.Database = r.monitor.User, r.password, database
 	config.Fallbacks = nil
-	config.ConnectTimeout = lookupTimeout
 	config.RuntimeParams = map[string]string{"application_name": "pgproxy"}
 	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{host}, nil }
 	config.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {

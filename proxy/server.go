@@ -159,7 +159,7 @@ func newAuthenticator(cfg AuthConfig, store *auth.Store, secret []byte) (*auth.A
 }
 
 // MonitorConfig is how the monitor connects to a backend, for the probes: by the
-// rules of backend_tls.
+// rules of backend_tls. They bound the time that it takes (health.timeout).
 func (s *Server) MonitorConfig(address string) (*pgconn.Config, error) {
 	config, err := s.lookups.config(address, s.cfg.Load().Monitor.Database, nil)
 	if err != nil {

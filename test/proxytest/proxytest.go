@@ -48,15 +48,29 @@ type Proxy struct {
 // Build builds pgproxy into a directory of the test and returns its path.
 func Build(t *testing.T) string {
 	t.Helper()
-	path, err := BuildInto(t.Context(), t.TempDir())
+	path, err := buildInto(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-// BuildInto builds pgproxy into a directory, for several tests, and returns its path.
-func BuildInto(ctx context.Context, dir string) (string, error) {
+// Main builds pgproxy once for all tests of a package, tells its path, and runs them.
+func Main(m *testing.M, path *string) (status int) {
+	dir, err := os.MkdirTemp("", "pgproxy-tests-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		*path, err = buildInto(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// buildInto builds pgproxy into a directory and returns its path.
+func buildInto(ctx context.Context, dir string) (string, error) {
 	path := filepath.Join(dir, "pgproxy")
 	args := []string{"build", "-o", path}
 	cgo := "CGO_ENABLED=0"

@@ -29,6 +29,11 @@ const (
 	slack = 12
 )
 
+// program is the path of pgproxy, which all tests run.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(proxytest.Main(m, &program)) }
+
 // rig is a cluster with pgproxy in front of it.
 type rig struct {
 	cluster *pgtest.Cluster
@@ -53,7 +58,7 @@ func startProxy(t *testing.T, c *pgtest.Cluster, o proxytest.Options) *proxytest
 	if o.Balance == "" {
 		o.Balance = "mode: statement"
 	}
-	return proxytest.StartWith(t, proxytest.Build(t), c, o)
+	return proxytest.StartWith(t, program, c, o)
 }
 
 // run runs a subtest, at whose end pgproxy must have given back all that it took

@@ -25,20 +25,7 @@ const patience = time.Minute
 // binary is the path of pgproxy, which all tests run.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
-
-func buildAndRun(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "pgproxy-routing")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		binary, err = proxytest.BuildInto(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(proxytest.Main(m, &binary)) }
 
 // fixture is a cluster with tables, to put pgproxy in front of.
 type fixture struct {
