@@ -226,10 +226,7 @@ func (c *Conn) peek() (n int, e syscall.Errno) {
 func (c *Conn) Unread() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.mu.readable {
-		return false
-	}
-	n, e := c.peek()
+	n, e := c.peek() // its event may not have been seen yet
 	return e == 0 && n > 0
 }
 
@@ -298,7 +295,8 @@ func writev(fd int, pieces [][]byte, skip int) (int, syscall.Errno) {
 		n, _, e := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(vec[0].Base)), uintptr(vec[0].Len), unix.MSG_NOSIGNAL, 0, 0)
 		return int(n), e
 	}
-	msg := unix.Msghdr{Iov: &vec[0], Iovlen: uint64(k)}
+	msg := unix.Msghdr{Iov: &vec[0]}
+	msg.SetIovlen(k)
 	n, _, e := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_NOSIGNAL)
 	return int(n), e
 }

@@ -44,7 +44,8 @@ type Loop struct {
 		sleeping bool // about to wait without a bound
 		closed   bool
 	}
-	open atomic.Int64
+	open   atomic.Int64
+	wakers sync.WaitGroup // who writes to wake; none begins once closed is set
 }
 
 // New makes a loop that is served by Run. clock gives the time in nanoseconds since some
@@ -97,11 +98,15 @@ func (l *Loop) Post(t Task) {
 	l.mu.posted = append(l.mu.posted, t)
 	wake := l.mu.sleeping && !l.mu.closed
 	l.mu.sleeping = false
+	if wake {
+		l.wakers.Add(1)
+	}
 	l.mu.Unlock()
 	if wake {
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
 		_, _ = unix.Write(l.wake, one[:]) // EAGAIN: it is awake
+		l.wakers.Done()
 	}
 }
 
@@ -114,6 +119,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		l.fetch(n)
 		l.now = l.clock()
 		if l.now-l.yields > int64(yieldAfter) {
 			runtime.Gosched()
@@ -142,7 +148,11 @@ func (l *Loop) wait() (int, error) {
 	if err != nil && err != unix.EINTR {
 		return 0, fmt.Errorf("wait for events: %w", err)
 	}
-	n = max(n, 0)
+	return max(n, 0), nil
+}
+
+// fetch finds the connections that n events are of, and takes what was posted.
+func (l *Loop) fetch(n int) {
 	l.mu.Lock()
 	l.mu.sleeping = false
 	for i := range l.events[:n] {
@@ -156,7 +166,6 @@ func (l *Loop) wait() (int, error) {
 	}
 	l.tasks, l.mu.posted = l.mu.posted, l.tasks[:0]
 	l.mu.Unlock()
-	return n, nil
 }
 
 // serve is one turn.
@@ -204,6 +213,7 @@ func (l *Loop) shut() {
 	for _, c := range conns {
 		_ = c.Close()
 	}
+	l.wakers.Wait() // else they might write to what has the descriptor next
 	_ = unix.Close(l.epoll)
 	_ = unix.Close(l.wake)
 }

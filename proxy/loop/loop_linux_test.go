@@ -1,0 +1,585 @@
+package loop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// handler is a Handler made of functions; nil: nothing happens.
+type handler struct {
+	readable func(l *Loop) (again bool)
+	writable func(l *Loop)
+}
+
+func (h *handler) Readable(l *Loop) bool { return h.readable != nil && h.readable(l) }
+
+func (h *handler) Writable(l *Loop) {
+	if h.writable != nil {
+		h.writable(l)
+	}
+}
+
+type task func(l *Loop)
+
+func (f task) Turn(l *Loop) { f(l) }
+
+// start runs a loop until stop, or the end of the test.
+func start(t *testing.T) (l *Loop, stop func()) {
+	t.Helper()
+	began := time.Now()
+	l, err := New(t, func() int64 { return int64(time.Since(began)) })
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		must(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return l, stop
+}
+
+// do has the loop's goroutine do something, and waits for it.
+func do(l *Loop, f func(l *Loop)) {
+	done := make(chan struct{})
+	l.Post(task(func(l *Loop) {
+		f(l)
+		close(done)
+	}))
+	<-done
+}
+
+// turns waits until what was there when it was called has been served.
+func turns(l *Loop) {
+	for range 3 {
+		do(l, func(*Loop) {})
+	}
+}
+
+// pair returns a descriptor for a loop, and its peer.
+func pair(t *testing.T) (fd int, peer *os.File) {
+	t.Helper()
+	fd, far, err := Pair()
+	must(t, err)
+	peer = os.NewFile(uintptr(far), "peer")
+	t.Cleanup(func() { peer.Close() })
+	return fd, peer
+}
+
+// add has a loop watch one of two connected sockets.
+func add(t *testing.T, l *Loop, h *handler) (*Conn, *os.File) {
+	t.Helper()
+	fd, peer := pair(t)
+	c := &Conn{}
+	must(t, l.Add(c, fd, h))
+	return c, peer
+}
+
+// collector reads a connection, buffer bytes for each turn, until its end.
+type collector struct {
+	Conn
+	buffer int
+	got    bytes.Buffer // owned by the loop until ended is closed
+	err    error
+	ended  chan struct{}
+}
+
+func newCollector(buffer int) *collector {
+	return &collector{buffer: buffer, ended: make(chan struct{})}
+}
+
+func (c *collector) Readable(l *Loop) (again bool) {
+	if c.err != nil {
+		return false
+	}
+	b := l.Buffer()[:c.buffer]
+	n, err := c.Read(b)
+	c.got.Write(b[:n])
+	if c.err = err; err != nil {
+		close(c.ended)
+	}
+	return n > 0
+}
+
+func (c *collector) Writable(*Loop) {}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// random returns a source of random numbers, and bytes made by it.
+func random(t *testing.T, n int) (*rand.Rand, []byte) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return r, b
+}
+
+// sendAll writes in pieces of random sizes, then closes.
+func sendAll(r *rand.Rand, to io.WriteCloser, b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), 1+r.IntN(20_000))
+		if _, err := to.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return to.Close()
+}
+
+// TestReadsAll: whatever the size of a read and of what comes, nothing is lost at an edge,
+// and the end comes after all bytes.
+func TestReadsAll(t *testing.T) {
+	for _, buffer := range []int{7, 1000, BufferLen} {
+		l, _ := start(t)
+		c := newCollector(buffer)
+		fd, peer := pair(t)
+		must(t, l.Add(&c.Conn, fd, c))
+		r, sent := random(t, 300_000)
+		must(t, sendAll(r, peer, sent))
+		<-c.ended
+		if !bytes.Equal(c.got.Bytes(), sent) || !errors.Is(c.err, io.EOF) {
+			t.Errorf("buffer of %d: %d bytes of %d, then %v", buffer, c.got.Len(), len(sent), c.err)
+		}
+	}
+}
+
+// TestEndBeforeAdd: what came before a connection is watched, and its end, are told too.
+func TestEndBeforeAdd(t *testing.T) {
+	l, _ := start(t)
+	fd, peer := pair(t)
+	_, err := peer.WriteString("last")
+	must(t, err)
+	must(t, peer.Close())
+	c := newCollector(3)
+	must(t, l.Add(&c.Conn, fd, c))
+	<-c.ended
+	if c.got.String() != "last" || !errors.Is(c.err, io.EOF) {
+		t.Errorf("%q, then %v", c.got.String(), c.err)
+	}
+}
+
+// TestReset: a connection that is reset is told as an error, and can be written to no more.
+func TestReset(t *testing.T) {
+	l, _ := start(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	must(t, err)
+	server, err := listener.Accept()
+	must(t, err)
+	fd, err := Dup(server.(syscall.Conn))
+	must(t, err)
+	must(t, server.Close())
+	c := newCollector(100)
+	must(t, l.Add(&c.Conn, fd, c))
+	must(t, client.(*net.TCPConn).SetLinger(0))
+	must(t, client.Close())
+	<-c.ended
+	if !errors.Is(c.err, unix.ECONNRESET) {
+		t.Errorf("read: %v", c.err)
+	}
+	if _, err := c.Write([][]byte{{1}}); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("write: %v", err)
+	}
+}
+
+// TestWritesAll: what the peer does not take is left to the writer, who is told when there
+// is room, until all has arrived in its order, however the kernel cuts it.
+func TestWritesAll(t *testing.T) {
+	l, _ := start(t)
+	r, rest := random(t, 8_000_000)
+	want := slices.Clone(rest)
+	var c *Conn
+	told := 0
+	write := func(*Loop) {
+		told++
+		for len(rest) > 0 && c.takes() {
+			var pieces [][]byte
+			for b := rest; len(b) > 0 && len(pieces) < 3*maxPieces; {
+				n := min(len(b), r.IntN(30_000)) // empty ones, too
+				pieces, b = append(pieces, b[:n]), b[n:]
+			}
+			n, err := c.Write(pieces)
+			if err != nil {
+				t.Errorf("write: %v", err)
+				return
+			}
+			rest = rest[n:]
+		}
+	}
+	c, peer := add(t, l, &handler{writable: write})
+	do(l, func(l *Loop) {
+		write(l)
+		if n, err := c.Write([][]byte{{1}}); n != 0 || err != nil {
+			t.Errorf("write to a connection that is full: %d, %v", n, err)
+		}
+	})
+	got := make([]byte, len(want))
+	_, err := io.ReadFull(peer, got) // while more is written
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Error("other bytes arrived than were written")
+	}
+	do(l, func(*Loop) {
+		if told < 3 {
+			t.Errorf("told %d times", told)
+		}
+	})
+}
+
+// takes reports that the last write has taken everything.
+func (c *Conn) takes() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.mu.blocked
+}
+
+// TestWriterIsToldOfTheEnd: one who waits for room learns that none will come.
+func TestWriterIsToldOfTheEnd(t *testing.T) {
+	l, _ := start(t)
+	var c *Conn
+	got := make(chan error, 1)
+	c, peer := add(t, l, &handler{writable: func(*Loop) {
+		_, err := c.Write([][]byte{{1}})
+		got <- err
+	}})
+	do(l, func(*Loop) {
+		for c.takes() {
+			_, err := c.Write([][]byte{make([]byte, 100_000)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	must(t, peer.Close())
+	if err := <-got; err == nil {
+		t.Error("written to a peer that has gone")
+	}
+}
+
+// TestCloseByAnother: the handler is told when somebody else has closed the connection,
+// also with nothing to read; to close it again does nothing.
+func TestCloseByAnother(t *testing.T) {
+	l, _ := start(t)
+	c := newCollector(100)
+	fd, _ := pair(t)
+	must(t, l.Add(&c.Conn, fd, c))
+	if n := l.Conns(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	var closers sync.WaitGroup
+	for range 4 {
+		closers.Go(func() { _ = c.Close() })
+	}
+	closers.Wait()
+	<-c.ended
+	if !errors.Is(c.err, ErrClosed) {
+		t.Errorf("read: %v", c.err)
+	}
+	if _, err := c.Write([][]byte{{1}}); !errors.Is(err, ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+	if err := c.Move(l); !errors.Is(err, ErrClosed) {
+		t.Errorf("move: %v", err)
+	}
+	if n := l.Conns(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestPlaceOfAnother: an event is not told to a connection that has got the place and the
+// descriptor of the one it was for: while it was fetched, or while others were served.
+func TestPlaceOfAnother(t *testing.T) {
+	for _, while := range []string{"fetched", "served"} {
+		l, err := New(nil, func() int64 { return 0 })
+		must(t, err)
+		fd, peer := pair(t)
+		newFD, _ := pair(t)
+		var old, next Conn
+		told := false
+		must(t, l.Add(&old, fd, &handler{}))
+		_, err = peer.Write([]byte{1})
+		must(t, err)
+		n, err := l.wait()
+		must(t, err)
+		replace := func() {
+			must(t, old.Close())
+			must(t, unix.Dup3(newFD, fd, unix.O_CLOEXEC))
+			must(t, unix.Close(newFD))
+			must(t, l.Add(&next, fd, &handler{readable: func(*Loop) bool {
+				told = true
+				return false
+			}}))
+		}
+		if while == "fetched" {
+			replace()
+		}
+		l.fetch(n)
+		if while == "served" {
+			replace()
+		}
+		l.serve(n)
+		if next.mu.place != old.mu.place || told {
+			t.Errorf("%s: place %d for %d, told of what another connection has got: %v", while, next.mu.place, old.mu.place, told)
+		}
+		l.shut()
+	}
+}
+
+// TestMove: a connection that goes from loop to loop loses nothing, what was pending is
+// read by the new one.
+func TestMove(t *testing.T) {
+	loops := make([]*Loop, 3)
+	for i := range loops {
+		loops[i], _ = start(t)
+	}
+	var mu sync.Mutex
+	c := newCollector(5000)
+	fd, peer := pair(t)
+	h := &handler{readable: func(l *Loop) bool { // both loops may call it during a move
+		mu.Lock()
+		defer mu.Unlock()
+		return c.Readable(l)
+	}}
+	must(t, loops[0].Add(&c.Conn, fd, h))
+	r, sent := random(t, 2_000_000)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		if err := sendAll(rand.New(rand.NewPCG(1, 0)), peer, sent); err != nil {
+			t.Error(err)
+		}
+	})
+	for moving := true; moving; {
+		select {
+		case <-c.ended:
+			moving = false
+		default:
+			to := loops[r.IntN(len(loops))]
+			must(t, c.Move(to))
+			if !c.On(to) {
+				t.Error("not where it was moved to")
+			}
+		}
+	}
+	sending.Wait()
+	if !bytes.Equal(c.got.Bytes(), sent) || !errors.Is(c.err, io.EOF) {
+		t.Errorf("%d bytes of %d, then %v", c.got.Len(), len(sent), c.err)
+	}
+	if n := loops[0].Conns() + loops[1].Conns() + loops[2].Conns(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestMoveIsServedThere: what came before the move, and was not read, is told by the new
+// loop.
+func TestMoveIsServedThere(t *testing.T) {
+	from, _ := start(t)
+	to, _ := start(t)
+	by := make(chan *Loop, 10)
+	c, peer := add(t, from, &handler{readable: func(l *Loop) bool {
+		by <- l
+		return false
+	}})
+	_, err := peer.Write([]byte{1})
+	must(t, err)
+	if l := <-by; l != from {
+		t.Error("not told by its own loop")
+	}
+	turns(from)
+	must(t, c.Move(to))
+	if l := <-by; l != to {
+		t.Error("not told by the loop that it was moved to")
+	}
+}
+
+// TestResume: a handler that does not want more is not told again of what it has left,
+// until Resume, and not by Resume when there is nothing.
+func TestResume(t *testing.T) {
+	l, _ := start(t)
+	told := 0
+	var c *Conn
+	c, peer := add(t, l, &handler{readable: func(*Loop) bool {
+		told++
+		return false
+	}})
+	check := func(want int) {
+		t.Helper()
+		turns(l)
+		do(l, func(*Loop) {
+			if told != want {
+				t.Errorf("told %d times, want %d", told, want)
+			}
+		})
+	}
+	c.Resume()
+	check(0)
+	_, err := peer.Write([]byte{1})
+	must(t, err)
+	check(1)
+	c.Resume()
+	check(2)
+	if !c.Unread() || c.Quiet() {
+		t.Error("a byte that nobody has read is not seen")
+	}
+	if n, err := c.Read(make([]byte, 10)); n != 1 || err != nil {
+		t.Errorf("read: %d, %v", n, err)
+	}
+	if c.Unread() || !c.Quiet() {
+		t.Error("a byte is seen that was read")
+	}
+	c.Resume()
+	check(2)
+}
+
+// TestUnreadBeforeItsEvent: a byte is seen as soon as it is there.
+func TestUnreadBeforeItsEvent(t *testing.T) {
+	l, _ := start(t)
+	c, peer := add(t, l, &handler{})
+	do(l, func(*Loop) { // no event is taken meanwhile
+		if _, err := peer.Write([]byte{1}); err != nil || !c.Unread() {
+			t.Errorf("not seen (%v)", err)
+		}
+	})
+}
+
+// TestPost: tasks are done in the order of each who posts them, those of the loop itself
+// too, and wake it.
+func TestPost(t *testing.T) {
+	l, _ := start(t)
+	const posters, each = 4, 500
+	var got [posters][]int
+	var all sync.WaitGroup
+	all.Add(posters * each * 2)
+	var posting sync.WaitGroup
+	for p := range posters {
+		posting.Go(func() {
+			for i := range each {
+				l.Post(task(func(l *Loop) {
+					got[p] = append(got[p], i)
+					l.Post(task(func(*Loop) { all.Done() }))
+					all.Done()
+				}))
+			}
+		})
+	}
+	posting.Wait()
+	all.Wait()
+	do(l, func(*Loop) {
+		for p := range got {
+			if len(got[p]) != each || !slices.IsSorted(got[p]) {
+				t.Errorf("%d tasks of %d, or out of order", len(got[p]), p)
+			}
+		}
+	})
+}
+
+// TestFairness: while a connection has more than is read at once, in each turn, another
+// one is served in the turn after its byte has come.
+func TestFairness(t *testing.T) {
+	l, _ := start(t)
+	var much, little *Conn
+	var littlePeer *os.File
+	reads, sentAt := 0, 0
+	var waited []int
+	done := make(chan struct{})
+	little, littlePeer = add(t, l, &handler{readable: func(*Loop) bool {
+		var b [1]byte
+		if n, _ := little.Read(b[:]); n == 1 {
+			waited = append(waited, reads-sentAt)
+		}
+		return false
+	}})
+	much, muchPeer := add(t, l, &handler{readable: func(*Loop) bool {
+		var b [1]byte
+		n, err := much.Read(b[:])
+		if err != nil {
+			close(done)
+			return false
+		}
+		if reads += n; n > 0 && reads%100 == 0 {
+			sentAt = reads
+			if _, err := littlePeer.Write(b[:]); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	}})
+	do(l, func(*Loop) {
+		if _, err := muchPeer.Write(make([]byte, 50_000)); err != nil {
+			t.Error(err)
+		}
+		if err := muchPeer.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	<-done
+	turns(l)
+	do(l, func(*Loop) {
+		if len(waited) != 500 || slices.Max(waited) > 1 {
+			t.Errorf("served %d times of 500, after %d reads of the other at most", len(waited), slices.Max(waited))
+		}
+	})
+}
+
+// TestEnd: after Run everything is closed, what is added then too, and no descriptor is
+// left.
+func TestEnd(t *testing.T) {
+	descriptors(t) // the runtime's own
+	before := descriptors(t)
+	l, stop := start(t)
+	var peers []*os.File
+	for range 10 {
+		c, peer := add(t, l, &handler{})
+		peers = append(peers, peer)
+		if len(peers)%2 == 0 {
+			must(t, c.Close())
+		}
+	}
+	stop()
+	for _, peer := range peers {
+		if b, err := io.ReadAll(peer); len(b) > 0 || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+		must(t, peer.Close())
+	}
+	l.Post(task(func(*Loop) { t.Error("a task was done after the end") }))
+	fd, peer := pair(t)
+	if err := l.Add(&Conn{}, fd, &handler{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("add: %v", err)
+	}
+	must(t, peer.Close())
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+}
+
+// descriptors counts the open descriptors of the process.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(all)
+}
