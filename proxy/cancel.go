@@ -30,10 +30,10 @@ const (
 
 // canceler is a session whose statement can be cancelled.
 type canceler interface {
-	// cancelTarget returns the loan of the server that works for the session now, or
-	// nil, and whether what it does may be a commit. It is called by other goroutines
-	// than the session's.
-	cancelTarget() (loan *serverConn, mayCommit bool)
+	// beginCancel returns the loan of the server that works for the session now, whose
+	// beginCancel it has called, or nil, and whether what it does may be a commit. It is
+	// called by other goroutines than the session's.
+	beginCancel() (loan *serverConn, mayCommit bool)
 	// cancelWaiting cancels a statement that no server works for yet; false: there is
 	// none. It blocks until ctx ends at most.
 	cancelWaiting(ctx context.Context) bool
@@ -206,8 +206,8 @@ func (r *cancelRegistry) cancelFor(ctx context.Context, target canceler) error {
 		r.count(cancelFailed)
 		return fmt.Errorf("wait to cancel: %w", ctx.Err())
 	}
-	sc, mayCommit := target.cancelTarget()
-	if sc == nil || !sc.beginCancel() {
+	sc, mayCommit := target.beginCancel()
+	if sc == nil {
 		r.count(cancelIdle)
 		return nil
 	}

@@ -166,8 +166,8 @@ func wantOutcomes(t *testing.T, r *cancelRegistry, want map[string]int) {
 // noTarget is a session with which no server is busy.
 type noTarget struct{}
 
-func (noTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return nil, false }
-func (noTarget) cancelWaiting(context.Context) bool               { return false }
+func (noTarget) beginCancel() (loan *serverConn, mayCommit bool) { return nil, false }
+func (noTarget) cancelWaiting(context.Context) bool              { return false }
 
 func TestCancelWithoutServer(t *testing.T) {
 	r := testCancels(t, nil)

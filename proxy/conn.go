@@ -50,7 +50,8 @@ type link struct {
 	// Guarded by pools.mu:
 	group     *group
 	state     linkState
-	loan      *serverConn // nil: it is not lent
+	loan      *serverConn // sole; nil: it is not lent
+	sole      serverConn  // of each loan, one after the other
 	idleSince time.Time
 	uses      uint64 // loans so far
 
@@ -116,6 +117,15 @@ type serverConn struct {
 		lost    bool          // one of them may reach the server at any time
 		quiet   chan struct{} // made by end when there were some, closed when they are done
 	}
+}
+
+// begin begins a loan. Nobody knows the one before any more: whoever had begun to cancel
+// it has ended that, or the link would not be idle.
+func (sc *serverConn) begin(l *link, pool *backendPool, fresh bool) {
+	sc.link, sc.pool, sc.fresh, sc.tx = l, pool, fresh, pgwire.TxIdle
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.mu.ended, sc.mu.struck, sc.mu.lost, sc.mu.quiet = false, false, false, nil
 }
 
 // beginCancel keeps the connection from being lent to somebody else until

@@ -63,10 +63,7 @@ func (s *Server) Kill(id uint64) error {
 	if cs == nil {
 		return ErrNoSession
 	}
-	loan, mayCommit := cs.cancelTarget()
-	if loan != nil && !loan.beginCancel() {
-		loan = nil
-	}
+	loan, mayCommit := cs.beginCancel()
 	cs.end(errKilled, func() bool { return true })
 	if loan != nil {
 		ctx, done := context.WithTimeout(context.Background(), killTimeout)

@@ -317,7 +317,8 @@ func (bp *backendPool) loan(l *link, fresh bool) *serverConn {
 	if bp.short(l.group) {
 		bp.pools.wakeUp()
 	}
-	l.loan = &serverConn{link: l, fresh: fresh, tx: pgwire.TxIdle, pool: bp}
+	l.loan = &l.sole
+	l.sole.begin(l, bp, fresh)
 	return l.loan
 }
 

@@ -67,7 +67,12 @@ func (s *Server) dedicated(ctx context.Context, c *client) (*serverConn, error) 
 // loanTarget makes one loan the target of cancel requests.
 type loanTarget struct{ sc *serverConn }
 
-func (t loanTarget) cancelTarget() (loan *serverConn, mayCommit bool) { return t.sc, true }
+func (t loanTarget) beginCancel() (loan *serverConn, mayCommit bool) {
+	if !t.sc.beginCancel() {
+		return nil, false
+	}
+	return t.sc, true
+}
 
 func (t loanTarget) cancelWaiting(context.Context) bool { return false }
 

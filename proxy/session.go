@@ -272,9 +272,11 @@ func (s *clientSession) ownPID() uint32 { return 1<<30 | uint32(s.id)&(1<<30-1) 
 
 // place puts a server connection into a slot. The lock is held.
 func (s *clientSession) place(slot session.Slot, loan *serverConn) {
-	sv := &attachedServer{}
+	var sv *attachedServer
 	if loan.sock != nil {
 		sv = &loan.sock.attached
+	} else {
+		sv = new(attachedServer)
 	}
 	*sv = attachedServer{peer: peer{conn: loan.Conn, sock: loan.sock}, slot: slot, loan: loan}
 	s.mu.servers[slot] = sv

@@ -11,12 +11,12 @@ import (
 // had it.
 var errCanceled = &Refusal{Code: codeQueryCanceled, Message: "pgproxy: canceling statement due to user request"}
 
-// cancelTarget returns the loan of the server that works for the session.
-func (s *clientSession) cancelTarget() (loan *serverConn, mayCommit bool) {
+// beginCancel begins to cancel what the server does that works for the session.
+func (s *clientSession) beginCancel() (loan *serverConn, mayCommit bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slot := s.mu.core.Busy()
-	if sv := s.mu.servers[slot]; sv != nil {
+	if sv := s.mu.servers[slot]; sv != nil && sv.loan.beginCancel() {
 		return sv.loan, slot == session.Primary && s.mu.core.MayCommit()
 	}
 	return nil, false

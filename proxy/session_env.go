@@ -282,7 +282,8 @@ func (e *sessionEnv) CatalogChanged() { e.catalog.invalidate() }
 // waits for their end for a while by itself.
 func (e *sessionEnv) CloseIdle(slot session.Slot) {
 	if sv := e.own.mu.servers[slot]; sv != nil {
-		e.own.spawn(func() { e.shared.pools.closeIdle(sv.loan.backend) })
+		backend := sv.loan.backend
+		e.own.spawn(func() { e.shared.pools.closeIdle(backend) })
 	}
 }
 

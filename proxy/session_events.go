@@ -186,6 +186,9 @@ func (s *events) feed(l *eventLoop, b []byte) {
 	s.env.tick(l.Now())
 	s.keepToLease()
 	done := s.mu.core.Client(b)
+	for done == 0 && s.attachWanted() { // most often for a transaction in transaction mode
+		done = s.mu.core.Client(b)
+	}
 	s.clock.told = !s.mu.core.ToClient().Empty()
 	s.held = s.mu.core.Paused()
 	s.emit(&l.o, b)
@@ -193,6 +196,12 @@ func (s *events) feed(l *eventLoop, b []byte) {
 	if s.held && !s.mu.core.Paused() { // what it waited for has come with that
 		s.mu.progress = true
 	}
+}
+
+// attachWanted attaches the connection for which the core waits, if there is an idle one.
+func (s *events) attachWanted() bool {
+	slot, backend := s.mu.core.Wanted()
+	return slot != session.None && !s.mu.attach && !s.mu.over && s.attachIdle(slot, backend)
 }
 
 // goOn gives the core again what it did not take, as long as there is progress.
