@@ -88,7 +88,7 @@ type ListenConfig struct {
 	// OnFailover is about sessions that LISTEN.
 	OnFailover OnFailover `yaml:"on_failover"`
 	Driver     Driver     `yaml:"driver"`
-	Loops      int        `yaml:"loops"` // event loops; 0: one for each processor
+	Loops      int        `yaml:"loops"` // event loops; 0: one for each two processors
 }
 
 // TLSConfig is listen.tls.

@@ -15,11 +15,12 @@ import (
 // eventLoop is a loop and what the sessions use while it serves them.
 type eventLoop struct {
 	*loop.Loop
-	o outputs // of the session that is served
+	index int     // among the loops
+	o     outputs // of the session that is served
 }
 
-func newEventLoop() (*eventLoop, error) {
-	l := &eventLoop{}
+func newEventLoop(index int) (*eventLoop, error) {
+	l := &eventLoop{index: index}
 	var err error
 	l.Loop, err = loop.New(l, monotonic)
 	return l, err
@@ -36,11 +37,11 @@ func newLoops(cfg *ListenConfig) ([]*eventLoop, error) {
 	}
 	n := cfg.Loops
 	if n == 0 {
-		n = runtime.GOMAXPROCS(0)
+		n = (runtime.GOMAXPROCS(0) + 1) / 2
 	}
 	loops := make([]*eventLoop, n)
 	for i := range loops {
-		l, err := newEventLoop()
+		l, err := newEventLoop(i)
 		switch {
 		case errors.Is(err, errors.ErrUnsupported) && cfg.Driver == DriverAuto:
 			return nil, nil

@@ -50,7 +50,7 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 	e := &sessionEnv{
 		shared:   sh,
 		own:      s,
-		shard:    int(s.id % uint64(sh.metrics.shards)),
+		shard:    shardOf(s) % sh.metrics.shards,
 		settings: lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true},
 		catalog:  sh.catalogs.of(s.client.database),
 		turn:     lb.NewTurn(s.id),
@@ -68,6 +68,15 @@ func (e *sessionEnv) time() int64 {
 		e.now = monotonic()
 	}
 	return e.now
+}
+
+// shardOf returns by which number a session counts: that of its loop, which no other
+// processor writes to.
+func shardOf(s *clientSession) int {
+	if s.client.loop != nil {
+		return s.client.loop.index
+	}
+	return int(s.id % 1024)
 }
 
 // redirect keeps forced in step with the configuration.
