@@ -164,7 +164,11 @@ func testIdleInTransactionLimit(t *testing.T, l *leased) {
 
 // testOpenPipelineLimit leaves a transaction open that has no BEGIN.
 func testOpenPipelineLimit(t *testing.T, l *leased) {
-	h, err := l.as(t, "waiting").PgConn().Hijack()
+	conn := l.as(t, "waiting").PgConn()
+	if err := conn.SyncConn(t.Context()); err != nil { // pgx reads ahead where a write has taken long
+		t.Fatal(err)
+	}
+	h, err := conn.Hijack()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,6 +71,7 @@ func openWire(t *testing.T, dsn string) *wire {
 	defer done()
 	conn, err := pgconn.Connect(ctx, dsn)
 	must(t, err)
+	must(t, conn.SyncConn(ctx)) // pgx reads ahead where a write has taken long
 	h, err := conn.Hijack()
 	must(t, err)
 	w := newWire(t, h.Conn)
