@@ -25,10 +25,11 @@ func newDrains(nudge func()) *drains {
 	return d
 }
 
-// note tells whether a session has something running, of those that have been told.
+// note tells whether a session has something running, of those that have been told. It may
+// be called after gone, by who looked at the session before its end.
 func (d *drains) note(id uint64, s *clientSession, running bool) {
 	d.change(id, func() {
-		if running {
+		if running && !s.departed {
 			d.mu.running[s] = struct{}{}
 		} else {
 			delete(d.mu.running, s)
@@ -43,6 +44,7 @@ func (d *drains) visited(id uint64) { d.change(id, func() { d.mu.visited = true 
 // gone tells that a session has ended.
 func (d *drains) gone(s *clientSession) {
 	d.mu.Lock()
+	s.departed = true
 	id := d.mu.id
 	d.mu.Unlock()
 	if id != 0 {

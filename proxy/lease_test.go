@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -288,6 +289,9 @@ func TestLeasedConn(t *testing.T) {
 	}
 	if n, err := conn.Write([]byte("x")); n != 0 || !errors.Is(err, errNoLease) {
 		t.Errorf("wrote %d bytes, %v", n, err)
+	}
+	if _, err := server.Read(b[:]); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) { // before the tenure ends
+		t.Errorf("the server read: %v", err)
 	}
 	if err := writeAll(conn, [][]byte{{1}, {2}}); !errors.Is(err, errNoLease) {
 		t.Errorf("wrote two pieces: %v", err)

@@ -194,6 +194,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.addr = listeners[0].Addr()
 	if s.sessions.loops, err = newLoops(&s.cfg.Load().Listen); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
 		return fmt.Errorf("make event loops: %w", err)
 	}
 

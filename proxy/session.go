@@ -31,7 +31,8 @@ type clientSession struct {
 	// unregister ends what cancels.register began.
 	unregister func()
 	// watched is the sweep's.
-	watched watched
+	watched  watched
+	departed bool // it has ended; guarded by drains.mu
 
 	mu struct {
 		sync.Mutex

@@ -174,7 +174,8 @@ func (s *events) readClient(l *eventLoop) (again bool) {
 // waits reports that nothing is to be taken from the client now; progressed is called when
 // that has changed.
 func (s *events) waits() bool {
-	s.held = s.held || s.mu.cancelling || s.settling()
+	// What pgproxy answers itself comes without end, too.
+	s.held = s.held || s.mu.cancelling || s.settling() || len(s.mu.client.queue) > maxQueued
 	for _, sv := range s.mu.servers {
 		s.held = s.held || sv != nil && sv.busy // a server has to take what it was sent
 	}
@@ -265,7 +266,8 @@ func (s *events) send(p *peer, pieces [][]byte) {
 	if p == &s.mu.client {
 		s.clock.writes.Add(1)
 		s.unstall()
-	} else if s.held {
+	}
+	if s.held {
 		s.progressed()
 	}
 }

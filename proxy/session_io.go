@@ -14,7 +14,8 @@ const (
 	// bulkBuffer is what the reader of a server has while reads fill its buffer.
 	bulkBuffer = 64 << 10
 	// maxQueued is how much may wait for a peer to which another goroutine is writing
-	// before the goroutine that adds to it waits too.
+	// before the goroutine that adds to it waits too, or its loop takes no more from the
+	// client.
 	maxQueued = 256 << 10
 )
 

@@ -92,6 +92,7 @@ func bridge(l *loop.Loop, conn net.Conn, t *tenure) (*socket, error) {
 	other, err := net.FileConn(file)
 	_ = file.Close()
 	if err != nil {
+		_ = os.NewFile(uintptr(near), "bridge").Close()
 		return nil, fmt.Errorf("bridge a connection to a loop: %w", err)
 	}
 	k := &socket{local: conn.LocalAddr(), tenure: t, read: make(chan struct{}, 1)}
@@ -164,9 +165,11 @@ func (k *socket) takeRaw(b []byte) (int, error) {
 	return n, err
 }
 
-// putRaw writes to the socket, to a primary only while the lease is held.
+// putRaw writes to the socket, to a primary only while the lease is held. Else it is closed:
+// the lease may be there again before anybody looks, and no answer would ever come.
 func (k *socket) putRaw(pieces [][]byte) (int, error) {
 	if k.tenure != nil && !k.tenure.holds() {
+		_ = k.Close()
 		return 0, errNoLease
 	}
 	return k.conn.Write(pieces)

@@ -19,8 +19,8 @@ import (
 	"github.com/pgproxy/pgproxy/proxy/loop"
 )
 
-// secureSocket returns a socket with TLS in a loop that runs, and the peer's side.
-func secureSocket(t *testing.T) (*socket, *tls.Conn) {
+// runLoop runs an event loop until the end of the test.
+func runLoop(t *testing.T) *loop.Loop {
 	t.Helper()
 	l, err := loop.New(nil, monotonic)
 	if err != nil {
@@ -37,6 +37,13 @@ func secureSocket(t *testing.T) (*socket, *tls.Conn) {
 		stop()
 		run.Wait()
 	})
+	return l
+}
+
+// secureSocket returns a socket with TLS in a loop that runs, and the peer's side.
+func secureSocket(t *testing.T) (*socket, *tls.Conn) {
+	t.Helper()
+	l := runLoop(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -149,9 +149,11 @@ type leasedConn struct {
 	close  func() error // once; who comes second waits for the first
 }
 
-// Write hands bytes to the primary only while the lease is held.
+// Write hands bytes to the primary only while the lease is held. Else the connection is
+// closed: the lease may be there again before anybody looks, and no answer would ever come.
 func (c *leasedConn) Write(b []byte) (int, error) {
 	if !c.tenure.holds() {
+		_ = c.Close()
 		return 0, errNoLease
 	}
 	return c.Conn.Write(b)
@@ -160,6 +162,7 @@ func (c *leasedConn) Write(b []byte) (int, error) {
 // writeBuffers is Write of several pieces in one system call.
 func (c *leasedConn) writeBuffers(pieces net.Buffers) error {
 	if !c.tenure.holds() {
+		_ = c.Close()
 		return errNoLease
 	}
 	_, err := pieces.WriteTo(c.Conn)

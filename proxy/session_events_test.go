@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgproxy/pgproxy/internal/pgwire"
+)
+
+// TestAnswersOfOurOwnAreBounded: a client whose transaction is lost is answered by pgproxy
+// alone. When it sends on and does not read, it is not read either, until it does.
+func TestAnswersOfOurOwnAreBounded(t *testing.T) {
+	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Listen.Driver = DriverEpoll })
+	pgconn := l.client().PgConn()
+	if _, err := pgconn.Exec(t.Context(), "BEGIN; INSERT INTO t VALUES (1)").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	l.lapse()
+	_, err := pgconn.Exec(t.Context(), "SELECT 1").ReadAll()
+	wantCode(t, err, "40001")
+	hijacked, err := pgconn.Hijack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := hijacked.Conn
+	defer conn.Close()
+
+	var stop atomic.Bool
+	sent := make(chan int, 1)
+	go func() {
+		n := 0
+		for batch := bytes.Repeat(pgwire.AppendQuery(nil, "x"), 1000); !stop.Load(); n += 1000 {
+			if _, err := conn.Write(batch); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		_, _ = conn.Write(pgwire.AppendEmpty(nil, pgwire.Terminate))
+		sent <- n
+	}()
+	cs := l.sessions.all()[0]
+	for held, queued := false, 0; !held; {
+		<-time.After(time.Millisecond)
+		cs.mu.Lock()
+		held, queued = cs.mover.(*events).held, len(cs.mu.client.queue)
+		cs.mu.Unlock()
+		if queued > 16<<20 {
+			t.Errorf("%d bytes wait for the client", queued)
+			break
+		}
+	}
+	stop.Store(true)
+	answers := 0
+	for buf := []byte(nil); ; {
+		typ, _, err := readMessage(conn, &buf, 1<<20)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if typ == pgwire.ReadyForQuery {
+			answers++
+		}
+	}
+	if n := <-sent; answers != n {
+		t.Errorf("%d answers for %d queries", answers, n)
+	}
+}
+
+// TestSocketWithoutLease: nothing is written to a primary without a lease, and the
+// connection is closed, so that who waits for its answer learns that none comes.
+func TestSocketWithoutLease(t *testing.T) {
+	server, client := tcpPair(t)
+	st := newStage(testState("h:1"))
+	tn := newTenure("h1", 1, st, st)
+	guarded, err := tn.guard(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := newSocket(runLoop(t), guarded, tn, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := k.Write([]byte("first")); n != 5 || err != nil {
+		t.Fatalf("wrote %d bytes, %v", n, err)
+	}
+	st.lapse()
+	if n, err := k.Write([]byte("second")); n != 0 || !errors.Is(err, errNoLease) {
+		t.Errorf("wrote %d bytes, %v", n, err)
+	}
+	st.lease(time.Hour)
+	if got, err := io.ReadAll(server); string(got) != "first" || err != nil {
+		t.Errorf("the server read %q, %v", got, err)
+	}
+	if n := len(tn.mu.conns); n != 0 {
+		t.Errorf("%d connections of the tenure", n)
+	}
+}
