@@ -44,6 +44,7 @@ func (s *startup) run(ctx context.Context) error {
 				c.conn = newPrefixConn(c.conn, in[:n])
 			}
 			return nil
+		case needBytes, needTLS, needAuth: // after what is to be answered
 		}
 		if err := c.flush(); err != nil {
 			return fmt.Errorf("answer: %w: %w", err, errSilent)
