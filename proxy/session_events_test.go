@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/loop"
+	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
 // TestAnswersOfOurOwnAreBounded: a client whose transaction is lost is answered by pgproxy
@@ -69,6 +71,44 @@ func TestAnswersOfOurOwnAreBounded(t *testing.T) {
 	}
 	if n := <-sent; answers != n {
 		t.Errorf("%d answers for %d queries", answers, n)
+	}
+}
+
+// TestServerOfASlowClientWaits: while a client does not read, no more is read from its
+// server than one turn; all of it arrives when the client reads.
+func TestServerOfASlowClientWaits(t *testing.T) {
+	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Listen.Driver = DriverEpoll })
+	hijacked, err := l.client().PgConn().Hijack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := hijacked.Conn
+	defer conn.Close()
+	send(t, conn, pgwire.AppendQuery(nil, "SELECT repeat('x', 10000) FROM generate_series(1, 5000)"))
+	cs := l.sessions.all()[0]
+	for stalled := false; !stalled; {
+		<-time.After(time.Millisecond)
+		cs.mu.Lock()
+		if sv := cs.mu.servers[session.Primary]; sv != nil {
+			stalled = sv.stalled
+		}
+		queued := len(cs.mu.client.queue)
+		cs.mu.Unlock()
+		if queued > 2*loop.BufferLen {
+			t.Fatalf("%d bytes wait for the client", queued)
+		}
+	}
+	rows := 0
+	for typ, buf := byte(0), []byte(nil); typ != pgwire.ReadyForQuery; {
+		if typ, _, err = readMessage(conn, &buf, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		if typ == pgwire.DataRow {
+			rows++
+		}
+	}
+	if rows != 5000 {
+		t.Errorf("%d rows", rows)
 	}
 }
 
