@@ -19,9 +19,10 @@
 //	name                owner of                      fed by                       ends when
 //	Server.Run          listeners, draining           its context                  all others have ended
 //	Server.accept       one listener                  the kernel, the gate         its listener is closed
-//	Server.serve        one client: its startup,      the client's bytes           the session is an event loop's; or the
-//	                    then the reader of its                                     client is gone, evicted (startup),
-//	                    session                                                    or drained
+//	Server.serve        one client: its startup       the client's bytes           its session has begun; the client is gone
+//	                                                                               or evicted
+//	goroutines.run      without a loop: the reader    the client's bytes           the session is over
+//	                    of a session
 //	eventLoop.Run       the reading of the clients    epoll, Post                  after the last session
 //	                    and servers it watches
 //	readServer          without a loop: the reading   the server's bytes           the loan is given back or broken

@@ -282,7 +282,7 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 		run = s.serveReplication
 	}
 	err = run(ctx, c)
-	if errors.Is(err, errOnLoop) {
+	if errors.Is(err, errGoesOn) {
 		return // s.ended follows
 	}
 	if err != nil {

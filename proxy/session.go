@@ -98,8 +98,8 @@ func (s *stateValue) store(state sessionState) {
 type mover interface {
 	// begin takes over the client's connection.
 	begin() error
-	// run moves the bytes until the session is over, or has them moved.
-	run() error
+	// run has the bytes moved until the session is over.
+	run()
 	// place begins to move those of a server connection in a slot.
 	place(slot session.Slot, sv *attachedServer)
 	// giveBack gives a server connection back to its pool that is in no slot any more, or
@@ -145,7 +145,10 @@ func (sh *sessions) newSession(ctx context.Context, c *client) *clientSession {
 	return s
 }
 
-// serve runs one session, or gives it to an event loop: errOnLoop. ctx ends when all
+// errGoesOn tells that a session has begun, and ends by itself.
+var errGoesOn = errors.New("the session goes on")
+
+// serve begins one session, which goes on by itself: errGoesOn. ctx ends when all
 // sessions are to end at once.
 func (sh *sessions) serve(ctx context.Context, c *client) error {
 	c.loop = sh.loopFor(c)
@@ -183,7 +186,8 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 		}
 		return err
 	}
-	return s.mover.run()
+	s.mover.run()
+	return errGoesOn
 }
 
 // begin makes the session known to those who end sessions and look at them, and has its

@@ -1,15 +1,11 @@
 package proxy
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/pgproxy/pgproxy/proxy/loop"
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
-
-// errOnLoop tells that a session goes on in an event loop.
-var errOnLoop = errors.New("the session goes on in an event loop")
 
 // events is the mover of a session by event loops. The loop of a connection reads it, one
 // read for each turn; everything is written at once, by whoever called the core, and what
@@ -39,7 +35,7 @@ func (s *events) begin() error {
 }
 
 // run leaves the session to its loops.
-func (s *events) run() error { return errOnLoop }
+func (s *events) run() {}
 
 func (s *events) place(_ session.Slot, sv *attachedServer) {
 	k := sv.sock

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net"
-	"sync"
 	"time"
 
 	"github.com/pgproxy/pgproxy/proxy/session"
@@ -17,15 +16,20 @@ func (s *goroutines) begin() error {
 	return nil
 }
 
-// run is the client's reader.
-func (s *goroutines) run() error {
-	defer s.leave()
-	s.readClient()
-	s.tearDown()
-	if s.within.Err() == nil {
-		linger(s.client)
-	}
-	return nil
+// run leaves the session to a goroutine of its own: the stack of the one that has started
+// it has grown, by the TLS handshake for one, and would stay so for as long as the session
+// waits.
+func (s *goroutines) run() {
+	go func() {
+		s.readClient()
+		s.tearDown()
+		if s.within.Err() == nil {
+			linger(s.client)
+		}
+		s.leave()
+		_ = s.client.conn.Close()
+		s.shared.ended(s.client)
+	}()
 }
 
 func (s *goroutines) place(slot session.Slot, sv *attachedServer) {
@@ -189,10 +193,12 @@ func (s *goroutines) tearDown() {
 
 // readClient moves the client's bytes until the session is over.
 func (s *goroutines) readClient() {
-	buf := make([]byte, smallBuffer)
+	buffer := s.shared.buffers.reader(idleBuffer)
+	defer buffer.free()
 	n := 0
 	var o outputs
 	for {
+		buf := buffer.bytes()
 		s.mu.Lock()
 		s.awaitCancel()
 		if n > 0 {
@@ -204,6 +210,7 @@ func (s *goroutines) readClient() {
 		paused := s.mu.core.Paused()
 		closed := s.mu.core.Closed()
 		s.flush(&o, buf[:n])
+		filled := n
 		n = copy(buf, buf[done:n])
 		switch {
 		case closed:
@@ -214,13 +221,8 @@ func (s *goroutines) readClient() {
 			}
 			continue
 		}
-		if n == len(buf) {
-			grown := make([]byte, max(2*len(buf), session.MinBuffer))
-			copy(grown, buf)
-			buf = grown
-		} else if n == 0 && len(buf) > smallBuffer {
-			buf = make([]byte, smallBuffer)
-		}
+		buffer.adapt(filled, n)
+		buf = buffer.bytes()
 		r, err := s.client.conn.Read(buf[n:])
 		n += r
 		if err != nil && r == 0 {
@@ -258,7 +260,7 @@ func (s *goroutines) awaitProgress() bool {
 // back.
 func (s *goroutines) readServer(slot session.Slot, sv *attachedServer) {
 	defer close(sv.read)
-	buffer := readBuffer{small: make([]byte, smallBuffer), pool: &s.shared.bulk}
+	buffer := s.shared.buffers.reader(smallBuffer)
 	defer buffer.free()
 	n := 0
 	var o outputs
@@ -285,45 +287,6 @@ func (s *goroutines) readServer(slot session.Slot, sv *attachedServer) {
 		n = copy(buf, buf[done:n])
 		buffer.adapt(filled, n)
 		s.throttle()
-	}
-}
-
-// readBuffer is the buffer of a server's reader: small, and a large one from the
-// pool while reads fill it.
-type readBuffer struct {
-	small []byte
-	bulk  *[bulkBuffer]byte // nil: not in use
-	pool  *sync.Pool
-}
-
-// bytes returns the buffer for the next read.
-func (b *readBuffer) bytes() []byte {
-	if b.bulk != nil {
-		return b.bulk[:]
-	}
-	return b.small
-}
-
-// adapt chooses the buffer for the next read by how much the last one has put
-// into it; the first n bytes are kept.
-func (b *readBuffer) adapt(filled, n int) {
-	switch {
-	case b.bulk == nil && filled == len(b.small):
-		b.bulk, _ = b.pool.Get().(*[bulkBuffer]byte)
-		if b.bulk == nil {
-			b.bulk = new([bulkBuffer]byte)
-		}
-		copy(b.bulk[:], b.small[:n])
-	case b.bulk != nil && filled <= len(b.small):
-		copy(b.small, b.bulk[:n])
-		b.free()
-	}
-}
-
-func (b *readBuffer) free() {
-	if b.bulk != nil {
-		b.pool.Put(b.bulk)
-		b.bulk = nil
 	}
 }
 

@@ -6,18 +6,10 @@ import (
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
-// Sizes of the driver's buffers, in bytes.
-const (
-	// smallBuffer is what a connection has while little comes; it holds the largest
-	// server message that the core waits for as a whole.
-	smallBuffer = 9 << 10
-	// bulkBuffer is what the reader of a server has while reads fill its buffer.
-	bulkBuffer = 64 << 10
-	// maxQueued is how much may wait for a peer to which another goroutine is writing
-	// before the goroutine that adds to it waits too, or its loop takes no more from the
-	// client.
-	maxQueued = 256 << 10
-)
+// maxQueued is how much may wait for a peer to which another goroutine is writing before
+// the goroutine that adds to it waits too, or its loop takes no more from the client, in
+// bytes.
+const maxQueued = 256 << 10
 
 // peer is the client or one server connection of a session, as something to write to.
 // Whoever finds it not busy writes; the others queue copies, which the writer takes along,

@@ -52,7 +52,7 @@ type sessions struct {
 	census   *census
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
-	bulk         sync.Pool  // of *[bulkBuffer]byte
+	buffers      buffers    // of readers that block
 	wheel        lb.Wheel   // over all servers, for the first choice of a session
 	standbyWheel lb.Wheel   // over the standbys
 	starting     func() int // connections that have not authenticated yet
