@@ -54,14 +54,21 @@ type cancelRegistry struct {
 
 	mu struct {
 		sync.Mutex
-		byPID map[uint32][]*cancelEntry // process ids of different servers may be equal
+		byPID map[uint32]*cancelEntry // the first of those with that process id
 	}
 }
 
+// cancelEntry is a session in the registry.
 type cancelEntry struct {
-	secret []byte
 	target canceler
+	next   *cancelEntry // with the same process id, as those of different servers may be
+	pid    uint32
+	len    uint8 // of the secret
+	bytes  [secretLen32]byte
 }
+
+// secret is what a CancelRequest has to show beside the process id.
+func (e *cancelEntry) secret() []byte { return e.bytes[:e.len] }
 
 // What becomes of a CancelRequest: labels of pgproxy_cancels_total.
 const (
@@ -84,7 +91,7 @@ func newCancelRegistry(d *dialer, w *commitWaits, deps Deps) (*cancelRegistry, e
 			Help: "Cancel requests, by what became of them.",
 		}, []string{"outcome"}),
 	}
-	r.mu.byPID = make(map[uint32][]*cancelEntry)
+	r.mu.byPID = make(map[uint32]*cancelEntry)
 	for _, outcome := range []string{cancelForwarded, cancelWaited, cancelIdle, cancelCommit, cancelFailed, cancelElsewhere, cancelUnknown, cancelRefused} {
 		r.outcomes.WithLabelValues(outcome) // shown as 0
 	}
@@ -98,50 +105,42 @@ func (r *cancelRegistry) count(outcome string) { r.outcomes.WithLabelValues(outc
 
 // register makes a key for a session that is told the process id pid. long: the
 // client speaks protocol 3.2. unregister must be called once, when the session ends.
-func (r *cancelRegistry) register(pid uint32, long bool, target canceler) (secret []byte, unregister func()) {
-	n := secretLen30
+func (r *cancelRegistry) register(pid uint32, long bool, target canceler) *cancelEntry {
+	e := &cancelEntry{pid: pid, target: target, len: secretLen30}
 	if long {
-		n = secretLen32
+		e.len = secretLen32
 	}
-	e := &cancelEntry{target: target}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for e.secret == nil {
-		s := make([]byte, n)
-		rand.Read(s) // never fails (crypto/rand)
-		if r.find(pid, s) == nil {
-			e.secret = s
-		}
+	for again := true; again; again = r.find(pid, e.secret()) != nil {
+		rand.Read(e.secret()) // never fails (crypto/rand)
 	}
-	r.mu.byPID[pid] = append(r.mu.byPID[pid], e)
-	return e.secret, func() { r.unregister(pid, e) }
+	e.next = r.mu.byPID[pid]
+	r.mu.byPID[pid] = e
+	return e
 }
 
-func (r *cancelRegistry) unregister(pid uint32, e *cancelEntry) {
+func (r *cancelRegistry) unregister(e *cancelEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	entries := r.mu.byPID[pid]
-	for i := range entries {
-		if entries[i] == e {
-			entries[i] = entries[len(entries)-1]
-			entries[len(entries)-1] = nil
-			entries = entries[:len(entries)-1]
-			break
-		}
+	first := r.mu.byPID[e.pid]
+	at := &first
+	for *at != e {
+		at = &(*at).next
 	}
-	if len(entries) == 0 {
-		delete(r.mu.byPID, pid)
+	if *at = e.next; first == nil {
+		delete(r.mu.byPID, e.pid)
 		return
 	}
-	r.mu.byPID[pid] = entries
+	r.mu.byPID[e.pid] = first
 }
 
 // find compares the secret with those of all sessions of that process id, each in
 // constant time.
 func (r *cancelRegistry) find(pid uint32, secret []byte) *cancelEntry {
 	var found *cancelEntry
-	for _, e := range r.mu.byPID[pid] {
-		if subtle.ConstantTimeCompare(e.secret, secret) == 1 {
+	for e := r.mu.byPID[pid]; e != nil; e = e.next {
+		if subtle.ConstantTimeCompare(e.secret(), secret) == 1 {
 			found = e
 		}
 	}

@@ -34,8 +34,8 @@ func TestCancelGoesToTheRightServer(t *testing.T) {
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, nil)
 	s.dialer.rules.Store(&dialRules{tls: &backTLS{mode: SSLDisable}})
 	// Two sessions on two servers that happen to have equal process ids.
-	key1, end1 := s.cancels.register(42, false, loanTarget{loanOn(first.address, 42)})
-	key2, end2 := s.cancels.register(42, true, loanTarget{loanOn(second.address, 7)})
+	key1, end1 := registered(s.cancels, 42, false, loanTarget{loanOn(first.address, 42)})
+	key2, end2 := registered(s.cancels, 42, true, loanTarget{loanOn(second.address, 7)})
 	defer end1()
 	if len(key1) != 4 || len(key2) != 32 {
 		t.Fatalf("keys of %d and %d bytes", len(key1), len(key2))
@@ -98,7 +98,7 @@ func TestCancelByEveryWay(t *testing.T) {
 		},
 	} {
 		for _, long := range []bool{false, true} {
-			key, end := s.cancels.register(42, long, loanTarget{loanOn(backend.address, 7)})
+			key, end := registered(s.cancels, 42, long, loanTarget{loanOn(backend.address, 7)})
 			conn := dial()
 			send(t, conn, pgwire.AppendCancelRequest(nil, 42, key))
 			wantClosed(t, conn)
@@ -171,17 +171,20 @@ func (noTarget) cancelWaiting(context.Context) bool              { return false 
 
 func TestCancelWithoutServer(t *testing.T) {
 	r := testCancels(t, nil)
-	key, end := r.register(1, false, noTarget{})
+	key, end := registered(r, 1, false, noTarget{})
 	if err := r.cancel(t.Context(), &client{local: true}, 1, key); err != nil {
 		t.Error(err)
 	}
 	ended := loanOn("127.0.0.1:1", 1)
 	ended.end()
-	key2, end2 := r.register(1, false, loanTarget{ended})
+	key2, end2 := registered(r, 1, false, loanTarget{ended})
 	if err := r.cancel(t.Context(), &client{local: true}, 1, key2); err != nil {
 		t.Error(err)
 	}
 	end()
+	if len(key2) == 0 || r.find(1, key2) == nil || r.find(1, key) != nil {
+		t.Error("the end of one session is not that of the one with the same process id")
+	}
 	end2()
 	if len(r.mu.byPID) != 0 {
 		t.Errorf("%d process ids left", len(r.mu.byPID))
@@ -197,7 +200,7 @@ func TestCancelOfAnotherMember(t *testing.T) {
 		asked++
 		return pid == 7 && bytes.Equal(secret, real)
 	})
-	key, end := r.register(7, true, noTarget{})
+	key, end := registered(r, 7, true, noTarget{})
 	defer end()
 	from := clientAt("192.0.2.1:1000")
 	for _, c := range []struct {
@@ -233,7 +236,7 @@ func TestCancelWithGuessedKeys(t *testing.T) {
 			guessed++
 			return false
 		})
-		key, end := r.register(7, false, noTarget{})
+		key, end := registered(r, 7, false, noTarget{})
 		defer end()
 		send := func(from string, secret []byte) {
 			t.Helper()
@@ -288,4 +291,10 @@ func TestGuessesAreBounded(t *testing.T) {
 			t.Errorf("%d are remembered", len(g.mu.byNetwork))
 		}
 	})
+}
+
+// registered gives a session a key until end is called.
+func registered(r *cancelRegistry, pid uint32, long bool, target canceler) (key []byte, end func()) {
+	e := r.register(pid, long, target)
+	return e.secret(), func() { r.unregister(e) }
 }

@@ -29,13 +29,13 @@ func (s *Server) serveReplication(ctx context.Context, c *client) error {
 	defer sc.Close()
 	defer context.AfterFunc(ctx, func() { _ = sc.raw.Close() })()
 
-	secret, unregister := s.cancels.register(sc.pid, c.protocol32(), loanTarget{sc})
-	defer unregister()
+	key := s.cancels.register(sc.pid, c.protocol32(), loanTarget{sc})
+	defer s.cancels.unregister(key)
 	out := sc.notices
 	for _, p := range sc.params {
 		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
 	}
-	out = pgwire.AppendBackendKeyData(out, sc.pid, secret)
+	out = pgwire.AppendBackendKeyData(out, sc.pid, key.secret())
 	if err := c.tell(pgwire.AppendReadyForQuery(out, pgwire.TxIdle)); err != nil {
 		return fmt.Errorf("send startup: %w", err)
 	}

@@ -18,18 +18,17 @@ import (
 // goroutines, and serialises the calls of the core. Its mover moves the bytes. No lock is
 // held across I/O that blocks.
 type clientSession struct {
-	shared *sessions
-	client *client
-	env    *sessionEnv
-	mover  mover
-	id     uint64
-	began  time.Time
-	within context.Context // of all sessions
-	cond   sync.Cond       // on mu: something may have changed for a goroutine that waits
-	state  stateValue      // written under mu
-	clock  clock
-	// unregister ends what cancels.register began.
-	unregister func()
+	shared  *sessions
+	client  *client
+	env     *sessionEnv
+	mover   mover
+	id      uint64
+	began   time.Time
+	within  context.Context // of all sessions
+	cond    sync.Cond       // on mu: something may have changed for a goroutine that waits
+	state   stateValue      // written under mu
+	clock   clock
+	cancels *cancelEntry // in the registry
 	// watched is the sweep's.
 	watched  watched
 	departed bool // it has ended; guarded by drains.mu
@@ -166,10 +165,9 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	}
 	// Before it is read, a function that the session calls may be anything.
 	s.env.catalog.await(ctx)
-	var secret []byte
-	secret, s.unregister = sh.cancels.register(first.pid, c.protocol32(), s)
-	if err := c.tell(s.greeting(first, secret)); err != nil {
-		s.unregister()
+	s.cancels = sh.cancels.register(first.pid, c.protocol32(), s)
+	if err := c.tell(s.greeting(first, s.cancels.secret())); err != nil {
+		sh.cancels.unregister(s.cancels)
 		if first.loan != nil {
 			first.loan.Close()
 		}
@@ -180,7 +178,7 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 		s.mu.core.StartFloor(mark)
 	}
 	if err := s.begin(first); err != nil {
-		s.unregister()
+		s.shared.cancels.unregister(s.cancels)
 		if first.loan != nil {
 			first.loan.Close()
 		}
@@ -212,7 +210,7 @@ func (s *clientSession) begin(first start) error {
 
 // leave is the end of what begin and serve began.
 func (s *clientSession) leave() {
-	s.unregister()
+	s.shared.cancels.unregister(s.cancels)
 	s.shared.remove(s)
 }
 

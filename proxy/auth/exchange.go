@@ -271,7 +271,7 @@ func (x *Exchange) saslFinal(ctx context.Context, message []byte) Step {
 	if err != nil {
 		return Step{Fail: asError(err)}
 	}
-	return x.finish(ctx, mustEncode(&pgproto3.AuthenticationSASLFinal{Data: answer}), newSCRAMCredential(keys))
+	return x.finish(ctx, mustEncode(&pgproto3.AuthenticationSASLFinal{Data: answer}), x.role.credential(keys))
 }
 
 // finish checks what PostgreSQL checks after the method: the certificate's name,

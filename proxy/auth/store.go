@@ -63,9 +63,24 @@ type Store struct {
 
 // cachedRole is a role and when its lookup began.
 type cachedRole struct {
-	user string
-	role Role
-	at   time.Time
+	user   string
+	role   Role
+	at     time.Time
+	proved *atomic.Pointer[Credential] // of the last one who has proved the password; nil: it is not kept
+}
+
+// credential is what logs in whoever has those keys: one for all who log in while the
+// role is cached.
+func (c cachedRole) credential(keys SCRAMKeys) *Credential {
+	if c.proved == nil {
+		return newSCRAMCredential(keys)
+	}
+	cred := c.proved.Load()
+	if cred == nil || !cred.keys.known[0].equal(keys) {
+		cred = newSCRAMCredential(keys)
+		c.proved.Store(cred)
+	}
+	return cred
 }
 
 // NewStore returns an empty store.
@@ -161,7 +176,7 @@ func (s *Store) lookup(ctx context.Context, user string) (cachedRole, error) {
 	if err != nil {
 		return cachedRole{}, err
 	}
-	c := cachedRole{user: user, role: role, at: at}
+	c := cachedRole{user: user, role: role, at: at, proved: new(atomic.Pointer[Credential])}
 	s.insert(c)
 	return c, nil
 }

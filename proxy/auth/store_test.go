@@ -247,3 +247,26 @@ func TestStoreNeverAsksForDangerousNames(t *testing.T) {
 		}
 	})
 }
+
+func TestLoginsOfOneUserShareTheirCredential(t *testing.T) {
+	s := NewStore(StoreConfig{TTL: time.Hour, Lookup: func(context.Context, string) (Role, error) {
+		return Role{Name: "u", Exists: true}, nil
+	}})
+	keys := SCRAMKeys{ClientKey: [keyLen]byte{1}, Salt: []byte("salt"), Iterations: 4096}
+	other := keys
+	other.ClientKey[0] = 2
+	var creds []*Credential
+	for _, k := range []SCRAMKeys{keys, keys, other} {
+		c, err := s.get(t.Context(), "u")
+		if err != nil {
+			t.Fatal(err)
+		}
+		creds = append(creds, c.credential(k))
+	}
+	if creds[0] != creds[1] {
+		t.Error("two logins with the same keys have two credentials")
+	}
+	if creds[2].Equal(creds[0]) {
+		t.Error("a login with other keys has the credential of the former ones")
+	}
+}
