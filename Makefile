@@ -28,12 +28,12 @@ demo: build
 # is which server gets how many reads, which depends on how soon standbys replay.
 # The simulation is one goroutine: nothing could race.
 # What moves the bytes of sessions is tried by both drivers: all on the default, listen.driver
-# auto, and what is about sessions again on goroutines.
+# auto, and what is about sessions again on goroutines, without the race detector.
 test:
 	scripts/install-deps.sh test
 	$(MAKE) build lint
 	$(GOTEST) $$(go list ./... | grep -v -e /test/failover$$ -e /test/clients$$ -e /test/routing$$ -e /test/simulation$$)
-	PGPROXY_TEST_DRIVER=goroutine $(GOTEST) -count=1 ./proxy ./test/transparency ./test/robustness
+	PGPROXY_TEST_DRIVER=goroutine go test -p 2 -timeout 20m -count=1 ./proxy ./test/transparency ./test/robustness
 	go test -timeout 20m ./test/simulation
 	$(GOTEST) -p 1 ./test/routing ./test/failover ./test/clients
 	cd lb/pgquerytest && CGO_ENABLED=1 go test -p 2 -timeout 20m ./...
