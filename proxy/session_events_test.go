@@ -44,7 +44,7 @@ func TestAnswersOfOurOwnAreBounded(t *testing.T) {
 		_, _ = conn.Write(pgwire.AppendEmpty(nil, pgwire.Terminate))
 		sent <- n
 	}()
-	cs := l.sessions.all()[0]
+	cs := firstSession(l.sessions)
 	for held, queued := false, 0; !held; {
 		<-time.After(time.Millisecond)
 		cs.mu.Lock()
@@ -85,7 +85,7 @@ func TestServerOfASlowClientWaits(t *testing.T) {
 	conn := hijacked.Conn
 	defer conn.Close()
 	send(t, conn, pgwire.AppendQuery(nil, "SELECT repeat('x', 10000) FROM generate_series(1, 5000)"))
-	cs := l.sessions.all()[0]
+	cs := firstSession(l.sessions)
 	for stalled := false; !stalled; {
 		<-time.After(time.Millisecond)
 		cs.mu.Lock()
@@ -139,5 +139,16 @@ func TestSocketWithoutLease(t *testing.T) {
 	}
 	if n := len(tn.mu.conns); n != 0 {
 		t.Errorf("%d connections of the tenure", n)
+	}
+}
+
+// firstSession waits for the session of a client that has been greeted, which is just
+// before it can be seen.
+func firstSession(sh *sessions) *clientSession {
+	for {
+		if all := sh.all(); len(all) > 0 {
+			return all[0]
+		}
+		<-time.After(time.Millisecond)
 	}
 }
