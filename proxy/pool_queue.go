@@ -172,6 +172,9 @@ func (bp *backendPool) queue(w *waiter) {
 		bp.queues = append(bp.queues, g)
 	}
 	w.at = insert(&g.waiting, w)
+	if bp.outage.on {
+		bp.pools.wakeUp() // which may have seen nobody for whom a login is to be tried again
+	}
 }
 
 // insert puts a waiter into a line in order of arrival; most often it is the last.
