@@ -241,7 +241,23 @@ func (r *run) synchronous(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	if r.o.Target != Pgproxy {
+		return nil
+	}
+	// Until one is recorded as synchronous nobody may be promoted.
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return rig.Poll(ctx, "a synchronous standby is recorded", func(ctx context.Context) error {
+		leader := r.cluster.Leader(ctx)
+		if leader == nil {
+			return errors.New("there is no leader")
+		}
+		events, err := leader.PCP(ctx, "events")
+		if err == nil && !strings.Contains(events, "synchronous: first 1 of [h") {
+			err = fmt.Errorf("not among the events: %s", events)
+		}
+		return err
+	})
 }
 
 // disturb replaces the primary in one way or the other, and waits until all is well.
