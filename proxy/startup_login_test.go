@@ -153,6 +153,25 @@ func TestClientDoesNotWaitForReadyForQuery(t *testing.T) {
 	}
 }
 
+// A client that knows what it will be asked may send its password at once.
+func TestClientDoesNotWaitForTheRequestOfItsPassword(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Auth.HBAFile = writeFile(t, "host all all all password\n")
+	v, err := auth.ParseVerifier(pencil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, func(s *Server) {
+		s.knows(t, func(_ context.Context, user string) (auth.Role, error) {
+			return auth.Role{Name: user, Exists: true, CanLogin: true, Verifier: v}, nil
+		})
+	})
+	conn := dialTest(t, s.Addr())
+	send(t, conn, startupFor("user", "a"), pgwire.AppendMessage(nil, pgwire.Password, []byte("pencil\x00")))
+	wantMessage(t, conn, pgwire.Authentication)
+	wantIn(t, conn)
+}
+
 // BenchmarkLogin is a login by SCRAM over loopback, up to ReadyForQuery; the client's half,
 // without the 4096 rounds, counts too.
 func BenchmarkLogin(b *testing.B) {

@@ -55,6 +55,9 @@ func (s *startup) run(ctx context.Context) error {
 			}
 			n = 0
 		}
+		if used > 0 && n > 0 { // a client that does not wait for what it is asked
+			continue
+		}
 		if n == len(in) {
 			in = append(in, make([]byte, len(in))...)
 		}
