@@ -119,13 +119,26 @@ func texts(all ...string) [][]byte {
 	return out
 }
 
+// running is a Monitor that runs.
+type running struct {
+	*Monitor
+	changed <-chan struct{} // closed when next has something to return for
+}
+
+// next waits until the next probe was seen, the first one to begin with.
+func (r *running) next() {
+	<-r.changed
+	r.changed = r.Changed()
+}
+
 // watch runs a Monitor of one backend "h1" in a bubble and returns it.
-func watch(t *testing.T, cfg Config, f *fakeServer) *Monitor {
+func watch(t *testing.T, cfg Config, conn ConnConfig) *running {
 	primary := func() (string, uint32) { return "h1", 2 }
-	m, err := New(cfg, []Target{{Name: "h1", Address: "h:1"}}, f.config, primary, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	m, err := New(cfg, []Target{{Name: "h1", Address: "h:1"}}, conn, primary, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &running{m, m.Changed()} // taken before the first probe can be over
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- m.Run(ctx) }()
@@ -135,7 +148,7 @@ func watch(t *testing.T, cfg Config, f *fakeServer) *Monitor {
 			t.Errorf("Run returned %v", err)
 		}
 	})
-	return m
+	return r
 }
 
 // pass lets that time go by in a bubble.
@@ -148,8 +161,8 @@ func TestProbeReady(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		f.be(answer(primaryRows()...))
-		m := watch(t, Default(), &f)
-		<-m.Changed()
+		m := watch(t, Default(), f.config)
+		m.next()
 		o := m.Observations()["h1"]
 		if !o.Alive || !o.Ready || o.Err != nil || o.Failures != 0 {
 			t.Fatalf("%+v", o)
@@ -158,7 +171,7 @@ func TestProbeReady(t *testing.T) {
 			t.Errorf("%+v", o)
 		}
 		begin := time.Now()
-		<-m.Changed()
+		m.next()
 		if d := time.Since(begin); d != time.Second {
 			t.Errorf("the next probe came after %v, want the interval", d)
 		}
@@ -198,8 +211,8 @@ func TestProbeErrors(t *testing.T) {
 				var f fakeServer
 				f.be(c.serve)
 				begin := time.Now()
-				m := watch(t, Default(), &f)
-				<-m.Changed()
+				m := watch(t, Default(), f.config)
+				m.next()
 				o := m.Observations()["h1"]
 				if o.Ready || o.Err == nil || o.Alive != c.alive {
 					t.Errorf("%+v", o)
@@ -224,10 +237,10 @@ func TestRetries(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		begin := time.Now()
-		m := watch(t, Config{Interval: time.Second, Timeout: time.Second, Retries: 2}, &f)
+		m := watch(t, Config{Interval: time.Second, Timeout: time.Second, Retries: 2}, f.config)
 		want := func(failures int, at time.Duration) {
 			t.Helper()
-			<-m.Changed()
+			m.next()
 			if o := m.Observations()["h1"]; o.Failures != failures || time.Since(begin) != at {
 				t.Errorf("%d failures at %v, want %d at %v", o.Failures, time.Since(begin), failures, at)
 			}
@@ -255,13 +268,13 @@ func TestPoke(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		f.be(answer(primaryRows()...))
-		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
-		<-m.Changed()
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, f.config)
+		m.next()
 		pass(time.Minute)
-		changed, begin := m.Changed(), time.Now()
+		begin := time.Now()
 		m.Poke("h1")
 		m.Poke("nobody")
-		<-changed
+		m.next()
 		if d := time.Since(begin); d != 0 {
 			t.Errorf("probed after %v", d)
 		}
@@ -283,11 +296,11 @@ func TestPokeWhileProbing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		f.be(hang)
-		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, f.config)
 		synctest.Wait()
 		m.Poke("h1")
-		<-m.Changed()
-		<-m.Changed()
+		m.next()
+		m.next()
 		if n := f.dials.Load(); n != 2 {
 			t.Errorf("%d probes, want 2", n)
 		}
@@ -300,7 +313,7 @@ func TestProbe(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		f.be(hang)
-		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, &f)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, f.config)
 		pass(400 * time.Millisecond)
 		f.be(answer(primaryRows()...))
 		begin := time.Now()
@@ -337,7 +350,7 @@ func TestProbeEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
 		f.be(hang)
-		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, &f)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second}, f.config)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if _, err := m.Probe(ctx, "h1"); !errors.Is(err, context.DeadlineExceeded) {
@@ -368,7 +381,7 @@ func TestProbeEnds(t *testing.T) {
 func TestSights(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var f fakeServer
-		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, &f)
+		m := watch(t, Config{Interval: time.Hour, Timeout: time.Second, Retries: 0}, f.config)
 		if s := m.Sights(); len(s) != 0 {
 			t.Errorf("not probed yet: %+v", s)
 		}
@@ -403,18 +416,10 @@ func TestSights(t *testing.T) {
 func TestSkipped(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		conn := func(string) (*pgconn.Config, error) { return nil, errors.New("no password file") }
-		m, err := New(Default(), []Target{{Name: "h1"}}, conn, func() (string, uint32) { return "", 0 }, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- m.Run(ctx) }()
-		<-m.Changed()
-		<-m.Changed()
+		m := watch(t, Default(), conn)
+		m.next()
+		m.next()
 		synctest.Wait()
-		cancel()
-		<-done
 		if o := m.Observations()["h1"]; o.Failures != 0 || o.Ready || o.Err == nil {
 			t.Errorf("%+v", o)
 		}
