@@ -21,10 +21,10 @@ func TestLimitsOfTime(t *testing.T) {
 			return
 		}
 		cfg.Limits = []LimitConfig{
-			{User: "query", Query: 300 * time.Millisecond},
-			{User: "transaction", Transaction: 300 * time.Millisecond},
-			{User: "waiting", IdleInTransaction: 300 * time.Millisecond},
-			{User: "idle", Idle: 300 * time.Millisecond},
+			{User: "query", Query: time.Second},
+			{User: "transaction", Transaction: time.Second},
+			{User: "waiting", IdleInTransaction: time.Second},
+			{User: "idle", Idle: time.Second},
 			{User: "few", Database: pgtest.AppDatabase, MaxClients: 2},
 		}
 	})
@@ -93,7 +93,7 @@ func testQueryLimit(t *testing.T, l *leased) {
 	// Each batch of a pipeline has the time for itself.
 	p := conn.PgConn().StartPipeline(t.Context())
 	for range 8 {
-		p.SendQueryParams("SELECT pg_sleep(0.1)", nil, nil, nil, nil)
+		p.SendQueryParams("SELECT pg_sleep(0.2)", nil, nil, nil, nil)
 		if err := p.Sync(); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func testQueryLimit(t *testing.T, l *leased) {
 	// does not cancel that before it hears of the client.
 	_, err = conn.PgConn().CopyFrom(t.Context(), untilDone(t), "COPY t FROM STDIN")
 	wantCode(t, err, codeQueryCanceled)
-	contains(t, err, "FATAL: pgproxy: terminating connection: a statement ran for longer than 300ms, "+
+	contains(t, err, "FATAL: pgproxy: terminating connection: a statement ran for longer than 1s, "+
 		"and the server does not cancel it: its outcome is unknown")
 	l.await("h1", "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'query'", "0")
 }
@@ -123,9 +123,9 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func testTransactionLimit(t *testing.T, l *leased) {
-	const gone = "pgproxy: terminating connection: a transaction lasted longer than 300ms"
+	const gone = "pgproxy: terminating connection: a transaction lasted longer than 1s"
 	conn := l.as(t, "transaction")
-	exec(t, conn, "SELECT pg_sleep(0.5)") // is none
+	exec(t, conn, "SELECT pg_sleep(1.5)") // is none
 	exec(t, conn, "BEGIN")
 	for err := error(nil); err == nil; { // busy all the time; the last statement is cancelled or the session is ended before it
 		_, err = conn.Exec(t.Context(), "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING")
@@ -147,7 +147,7 @@ func testTransactionLimit(t *testing.T, l *leased) {
 	conn = l.as(t, "transaction")
 	exec(t, conn, "BEGIN")
 	for range 8 { // one transaction after the other
-		exec(t, conn, "SELECT pg_sleep(0.1)")
+		exec(t, conn, "SELECT pg_sleep(0.2)")
 		exec(t, conn, "COMMIT AND CHAIN")
 	}
 	exec(t, conn, "COMMIT")
@@ -157,8 +157,8 @@ func testIdleInTransactionLimit(t *testing.T, l *leased) {
 	conn := l.as(t, "waiting")
 	exec(t, conn, "BEGIN")
 	exec(t, conn, "LOCK TABLE t")
-	exec(t, conn, "SELECT pg_sleep(0.5)")
-	wantEnd(t, conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 300ms")
+	exec(t, conn, "SELECT pg_sleep(1.5)")
+	wantEnd(t, conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 1s")
 	l.await("h1", "SELECT count(*)::text FROM pg_locks WHERE relation = 't'::regclass", "0")
 }
 
@@ -180,7 +180,7 @@ func testOpenPipelineLimit(t *testing.T, l *leased) {
 	wantMessage(t, h.Conn, pgwire.ParseComplete)
 	wantMessage(t, h.Conn, pgwire.BindComplete)
 	wantMessage(t, h.Conn, pgwire.CommandComplete)
-	wantError(t, h.Conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 300ms")
+	wantError(t, h.Conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 1s")
 	wantClosed(t, h.Conn)
 	l.await("h1", "SELECT count(*)::text FROM pg_locks WHERE relation = 't'::regclass", "0")
 	l.await("h1", "SELECT count(*)::text FROM app.public.t WHERE n = 2", "0")
@@ -188,11 +188,11 @@ func testOpenPipelineLimit(t *testing.T, l *leased) {
 
 func testIdleLimit(t *testing.T, l *leased) {
 	conn := l.as(t, "idle")
-	exec(t, conn, "SELECT pg_sleep(0.5)")
+	exec(t, conn, "SELECT pg_sleep(1.5)")
 	exec(t, conn, "BEGIN")
-	exec(t, conn, "SELECT pg_sleep(0.5)")
+	exec(t, conn, "SELECT pg_sleep(1.5)")
 	exec(t, conn, "COMMIT")
-	wantEnd(t, conn, codeIdleSession, "pgproxy: terminating connection: idle for longer than 300ms")
+	wantEnd(t, conn, codeIdleSession, "pgproxy: terminating connection: idle for longer than 1s")
 }
 
 func testMaxClientsLimit(t *testing.T, l *leased) {

@@ -81,25 +81,25 @@ func TestLeaseNobodyLookedAt(t *testing.T) {
 // TestLeaseOfWhatRuns: an answer that is read without a lease is dropped, whatever the
 // server has done.
 func TestLeaseOfWhatRuns(t *testing.T) {
-	for name, tc := range map[string]struct {
-		sql  string
-		code string
-		end  func(*leased)
-	}{
-		"unnoticed": {"INSERT INTO t SELECT 1 FROM pg_sleep(0.5)", "08007", (*leased).lapse},
-		"noticed":   {"INSERT INTO t SELECT 1 FROM pg_sleep(600)", "08007", func(l *leased) { l.lease(0) }},
+	for name, end := range map[string]func(*leased){
+		"unnoticed": (*leased).lapse,
+		"noticed":   func(l *leased) { l.lease(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLeased(t, 0, nil)
 			conn := l.client()
+			open := l.shut("h1")
 			done := make(chan error)
 			go func() {
-				_, err := conn.Exec(t.Context(), tc.sql)
+				_, err := conn.Exec(t.Context(), "INSERT INTO t SELECT 1 FROM "+waits)
 				done <- err
 			}()
-			l.await("h1", ofClients("wait_event = 'PgSleep'"), "1")
-			tc.end(l)
-			wantCode(t, <-done, tc.code)
+			l.await("h1", ofClients(waiting), "1")
+			end(l)
+			if name == "unnoticed" {
+				open()
+			}
+			wantCode(t, <-done, "08007")
 			if name == "unnoticed" {
 				l.await("h1", "SELECT count(*)::text FROM t", "1")
 			}
@@ -165,20 +165,22 @@ func TestLeaseOfACopy(t *testing.T) {
 // TestLeaseOfAPipeline: of several batches in flight none is answered any more.
 func TestLeaseOfAPipeline(t *testing.T) {
 	l := newLeased(t, 0, nil)
+	open := l.shut("h1")
 	p := l.client().PgConn().StartPipeline(t.Context())
-	for _, sql := range []string{"INSERT INTO t VALUES (1)", "INSERT INTO t SELECT 2 FROM pg_sleep(0.5)", "INSERT INTO t VALUES (3)"} {
+	for _, sql := range []string{"INSERT INTO t VALUES (1)", "INSERT INTO t SELECT 2 FROM " + waits, "INSERT INTO t VALUES (3)"} {
 		p.SendQueryParams(sql, nil, nil, nil, nil)
 		if err := p.Sync(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l.await("h1", ofClients("wait_event = 'PgSleep'"), "1")
+	l.await("h1", ofClients(waiting), "1")
 	if r, err := p.GetResults(); err != nil {
 		t.Fatal(err)
 	} else if tag, err := r.(*pgconn.ResultReader).Close(); err != nil || tag.String() != "INSERT 0 1" {
 		t.Errorf("the first one: %v, %v", tag, err)
 	}
 	l.lapse()
+	open()
 	err := error(nil)
 	for err == nil {
 		var r any

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -188,6 +189,28 @@ func (l *leased) await(server, sql, want string) {
 			l.t.Fatalf("%s: %s is %s, want %s", server, sql, got, want)
 		}
 	}
+}
+
+// A statement with waits in its FROM waits while shut holds it, which waiting tells of its
+// server process.
+const (
+	waits   = "pg_advisory_xact_lock(1)"
+	waiting = "wait_event_type = 'Lock'"
+)
+
+// shut holds statements on a server until open is called, or the end of the test.
+func (l *leased) shut(server string) (open func()) {
+	l.t.Helper()
+	conn, err := l.pg.Server(server).Conn(l.t.Context(), pgtest.AppDatabase, pgtest.Superuser)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	open = sync.OnceFunc(func() { _ = conn.Close(context.Background()) }) // and the lock is gone
+	l.t.Cleanup(open)
+	if _, err := conn.Exec(l.t.Context(), "SELECT pg_advisory_lock(1)"); err != nil {
+		l.t.Fatal(err)
+	}
+	return open
 }
 
 // awaitNudge waits until that is so, looking when the Server says that something is.

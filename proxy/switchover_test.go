@@ -120,12 +120,9 @@ func TestDrain(t *testing.T) {
 	if _, err := idle.Exec(ctx, "SET application_name = 'idle'"); err != nil {
 		t.Fatal(err)
 	}
-	worked := make(chan error, 1)
-	go func() {
-		_, err := working.Exec(ctx, "INSERT INTO t SELECT 1 FROM pg_sleep(0.5)")
-		worked <- err
-	}()
-	l.await("h1", ofClients("wait_event = 'PgSleep'"), "1")
+	open := l.shut("h1")
+	worked := l.run(working, "INSERT INTO t SELECT 1 FROM "+waits)
+	l.await("h1", ofClients(waiting), "1")
 
 	l.begin(7, cluster.Switchover, cluster.PhaseDrain)
 	held := make(chan error, 2)
@@ -141,6 +138,7 @@ func TestDrain(t *testing.T) {
 		}
 		held <- err
 	}()
+	open()
 	if err := <-worked; err != nil {
 		t.Errorf("the statement that ran: %v", err)
 	}

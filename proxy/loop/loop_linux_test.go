@@ -359,9 +359,14 @@ func TestMove(t *testing.T) {
 	var mu sync.Mutex
 	c := newCollector(5000)
 	fd, peer := pair(t)
+	served := make(chan struct{}, 1)
 	h := &handler{readable: func(l *Loop) bool { // both loops may call it during a move
 		mu.Lock()
 		defer mu.Unlock()
+		select {
+		case served <- struct{}{}:
+		default:
+		}
 		return c.Readable(l)
 	}}
 	must(t, loops[0].Add(&c.Conn, fd, h))
@@ -376,7 +381,7 @@ func TestMove(t *testing.T) {
 		select {
 		case <-c.ended:
 			moving = false
-		default:
+		case <-served: // else the mover keeps the processor from the loops
 			to := loops[r.IntN(len(loops))]
 			must(t, c.Move(to))
 			if !c.On(to) {
