@@ -330,6 +330,16 @@ func withTLS(cfg *Config, a *authority, mode TLSMode) {
 	cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile = a.files("127.0.0.1")
 }
 
+// serveCertificates serves clients who have a certificate of that authority.
+func serveCertificates(t *testing.T, a *authority) (Config, *Server) {
+	t.Helper()
+	cfg := testConfig(t)
+	withTLS(&cfg, a, TLSRequire)
+	cfg.Listen.TLS.ClientCAFile = a.file
+	cfg.Auth.HBAFile = writeFile(t, "hostssl all all all cert\n")
+	return cfg, serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
+}
+
 // tlsOver is a client's handshake after the server's 'S'.
 func tlsOver(t *testing.T, conn net.Conn, a *authority, protos ...string) *tls.Conn {
 	t.Helper()

@@ -361,11 +361,7 @@ func TestCertificateReload(t *testing.T) {
 
 func TestClientCertificate(t *testing.T) {
 	a, stranger := newAuthority(t), newAuthority(t)
-	cfg := testConfig(t)
-	withTLS(&cfg, a, TLSRequire)
-	cfg.Listen.TLS.ClientCAFile = a.file
-	cfg.Auth.HBAFile = writeFile(t, "hostssl all all all cert\n")
-	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
+	_, s := serveCertificates(t, a)
 	connect := func(certs ...tls.Certificate) *tls.Conn {
 		return tls.Client(dialTest(t, s.Addr()), &tls.Config{
 			InsecureSkipVerify: true, NextProtos: []string{"postgresql"}, Certificates: certs,

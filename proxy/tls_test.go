@@ -80,11 +80,7 @@ func TestClientResumesItsTLSSession(t *testing.T) {
 // A client certificate is good for as long as its authority is trusted.
 func TestNoResumptionWithoutTheAuthority(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
-	cfg := testConfig(t)
-	withTLS(&cfg, a, TLSRequire)
-	cfg.Listen.TLS.ClientCAFile = a.file
-	cfg.Auth.HBAFile = writeFile(t, "hostssl all all all cert\n")
-	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
+	cfg, s := serveCertificates(t, a)
 	r := newResumer(t, s.Addr(), a, a.pair("alice"))
 	r.connect()
 	cfg.Listen.TLS.ClientCAFile = other.file
