@@ -164,24 +164,16 @@ func testIdleInTransactionLimit(t *testing.T, l *leased) {
 
 // testOpenPipelineLimit leaves a transaction open that has no BEGIN.
 func testOpenPipelineLimit(t *testing.T, l *leased) {
-	conn := l.as(t, "waiting").PgConn()
-	if err := conn.SyncConn(t.Context()); err != nil { // pgx reads ahead where a write has taken long
-		t.Fatal(err)
-	}
-	h, err := conn.Hijack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Conn.Close() })
+	conn := hijack(t, l.as(t, "waiting"))
 	b := pgwire.AppendParse(nil, "", "INSERT INTO t VALUES (2)", nil)
 	b = pgwire.AppendMessage(b, pgwire.Bind, make([]byte, 8))
 	b = pgwire.AppendMessage(b, pgwire.Execute, make([]byte, 5))
-	send(t, h.Conn, pgwire.AppendEmpty(b, pgwire.Flush))
-	wantMessage(t, h.Conn, pgwire.ParseComplete)
-	wantMessage(t, h.Conn, pgwire.BindComplete)
-	wantMessage(t, h.Conn, pgwire.CommandComplete)
-	wantError(t, h.Conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 1s")
-	wantClosed(t, h.Conn)
+	send(t, conn, pgwire.AppendEmpty(b, pgwire.Flush))
+	wantMessage(t, conn, pgwire.ParseComplete)
+	wantMessage(t, conn, pgwire.BindComplete)
+	wantMessage(t, conn, pgwire.CommandComplete)
+	wantError(t, conn, codeIdleInTransaction, "pgproxy: terminating connection: idle in a transaction for longer than 1s")
+	wantClosed(t, conn)
 	l.await("h1", "SELECT count(*)::text FROM pg_locks WHERE relation = 't'::regclass", "0")
 	l.await("h1", "SELECT count(*)::text FROM app.public.t WHERE n = 2", "0")
 }

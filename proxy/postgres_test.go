@@ -79,6 +79,20 @@ func connect(t *testing.T, conninfo string) *pgx.Conn {
 	return conn
 }
 
+// hijack takes the connection of an idle session from pgx.
+func hijack(t *testing.T, conn *pgx.Conn) net.Conn {
+	t.Helper()
+	if err := conn.PgConn().SyncConn(t.Context()); err != nil { // pgx reads ahead where a write has taken long
+		t.Fatal(err)
+	}
+	hijacked, err := conn.PgConn().Hijack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hijacked.Conn.Close() })
+	return hijacked.Conn
+}
+
 func value(t *testing.T, conn *pgx.Conn, sql string) (s string) {
 	t.Helper()
 	if err := conn.QueryRow(t.Context(), "SELECT ("+sql+")::text").Scan(&s); err != nil {

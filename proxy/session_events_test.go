@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -17,19 +18,14 @@ import (
 // alone. When it sends on and does not read, it is not read either, until it does.
 func TestAnswersOfOurOwnAreBounded(t *testing.T) {
 	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Listen.Driver = DriverEpoll })
-	pgconn := l.client().PgConn()
-	if _, err := pgconn.Exec(t.Context(), "BEGIN; INSERT INTO t VALUES (1)").ReadAll(); err != nil {
+	client := l.client()
+	if _, err := client.PgConn().Exec(t.Context(), "BEGIN; INSERT INTO t VALUES (1)").ReadAll(); err != nil {
 		t.Fatal(err)
 	}
 	l.lapse()
-	_, err := pgconn.Exec(t.Context(), "SELECT 1").ReadAll()
+	_, err := client.PgConn().Exec(t.Context(), "SELECT 1").ReadAll()
 	wantCode(t, err, "40001")
-	hijacked, err := pgconn.Hijack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := hijacked.Conn
-	defer conn.Close()
+	conn := hijack(t, client)
 
 	var stop atomic.Bool
 	sent := make(chan int, 1)
@@ -56,9 +52,9 @@ func TestAnswersOfOurOwnAreBounded(t *testing.T) {
 		}
 	}
 	stop.Store(true)
-	answers := 0
+	answers, answered := 0, bufio.NewReader(conn)
 	for buf := []byte(nil); ; {
-		typ, _, err := readMessage(conn, &buf, 1<<20)
+		typ, _, err := readMessage(answered, &buf, 1<<20)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -78,12 +74,7 @@ func TestAnswersOfOurOwnAreBounded(t *testing.T) {
 // server than one turn; all of it arrives when the client reads.
 func TestServerOfASlowClientWaits(t *testing.T) {
 	l := newLeased(t, 0, func(cfg *Config, _ *Server) { cfg.Listen.Driver = DriverEpoll })
-	hijacked, err := l.client().PgConn().Hijack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := hijacked.Conn
-	defer conn.Close()
+	conn := hijack(t, l.client())
 	send(t, conn, pgwire.AppendQuery(nil, "SELECT repeat('x', 10000) FROM generate_series(1, 5000)"))
 	cs := firstSession(l.sessions)
 	for stalled := false; !stalled; {
@@ -99,11 +90,8 @@ func TestServerOfASlowClientWaits(t *testing.T) {
 		}
 	}
 	rows := 0
-	for typ, buf := byte(0), []byte(nil); typ != pgwire.ReadyForQuery; {
-		if typ, _, err = readMessage(conn, &buf, 1<<20); err != nil {
-			t.Fatal(err)
-		}
-		if typ == pgwire.DataRow {
+	for typ := byte(0); typ != pgwire.ReadyForQuery; {
+		if typ, _ = readOne(t, conn); typ == pgwire.DataRow {
 			rows++
 		}
 	}

@@ -314,15 +314,7 @@ func TestOperatorsView(t *testing.T) {
 // TestKillAClientThatDoesNotRead: nothing waits for it.
 func TestKillAClientThatDoesNotRead(t *testing.T) {
 	l := newLeased(t, 0, nil)
-	conn := l.client()
-	hijacked, err := conn.PgConn().Hijack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hijacked.Conn.Close()
-	if _, err := hijacked.Conn.Write(pgwire.AppendQuery(nil, "SELECT repeat('x', 1000) FROM generate_series(1, 10000000)")); err != nil {
-		t.Fatal(err)
-	}
+	send(t, hijack(t, l.client()), pgwire.AppendQuery(nil, "SELECT repeat('x', 1000) FROM generate_series(1, 10000000)"))
 	l.await("h1", ofClients("wait_event = 'ClientWrite'"), "1")
 	if err := l.Kill(l.Sessions()[0].ID); err != nil {
 		t.Fatal(err)
