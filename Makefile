@@ -28,11 +28,13 @@ demo: build
 # is which server gets how many reads, which depends on how soon standbys replay.
 # The simulation is one goroutine: nothing could race.
 # What moves the bytes of sessions is tried by both drivers: all on the default, listen.driver
-# auto, and what is about sessions again on goroutines, without the race detector.
+# auto, and what is about sessions again on goroutines, without the race detector. Nor could
+# allocations be counted with it.
 test:
 	scripts/install-deps.sh test
 	$(MAKE) build lint
 	$(GOTEST) $$(go list ./... | grep -v -e /test/failover$$ -e /test/clients$$ -e /test/routing$$ -e /test/simulation$$)
+	go test -count=1 -run AllocateNothing ./proxy/session
 	PGPROXY_TEST_DRIVER=goroutine go test -p 2 -timeout 20m -count=1 ./proxy ./test/transparency ./test/robustness
 	go test -timeout 20m ./test/simulation
 	$(GOTEST) -p 1 ./test/routing ./test/failover ./test/clients
