@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/internal/pgtest"
+	"github.com/pgproxy/pgproxy/proxy/auth"
 )
 
 // newWaiting is a Server in front of a primary whose commits wait for a standby that
@@ -132,7 +133,7 @@ func TestCancelWhenNobodyKnowsWhatTheServerWaitsFor(t *testing.T) {
 	for i, reason := range []string{"the monitor may not see it", "the monitor is not let in"} {
 		if i == 1 {
 			wrong := *l.lookups.rules.Load()
-			wrong.password = "wrong"
+			wrong.credential = auth.NewPasswordCredential("wrong")
 			l.lookups.rules.Store(&wrong)
 		}
 		if err := l.cancelInVain(conn, "DELETE FROM t; INSERT INTO t VALUES (1)", i+1); err != nil {

@@ -37,7 +37,8 @@ type lookups struct {
 	slots   chan struct{}
 	// present returns the tenure of the primary, nil for a standby: a server that is not
 	// the primary any more may hang, and its answers are old.
-	present func(b cluster.Backend) (*tenure, error)
+	present  func(b cluster.Backend) (*tenure, error)
+	defaults func() (*pgx.ConnConfig, error) // read once: the files that libpq knows are looked for
 
 	mu struct {
 		sync.Mutex
@@ -47,13 +48,18 @@ type lookups struct {
 
 // lookupRules is the part of the configuration that lookups follow. It is immutable.
 type lookupRules struct {
-	monitor  MonitorConfig
-	password string
-	query    string
+	monitor    MonitorConfig
+	credential *auth.Credential // of the monitor; remembers its keys
+	query      string
+}
+
+// equal tells if both lead to the same answers.
+func (r *lookupRules) equal(o *lookupRules) bool {
+	return r.monitor == o.monitor && r.query == o.query && r.credential.Equal(o.credential)
 }
 
 func newLookupRules(cfg *Config, password string) *lookupRules {
-	r := &lookupRules{monitor: cfg.Monitor, password: password, query: cfg.Auth.Query}
+	r := &lookupRules{monitor: cfg.Monitor, credential: auth.NewPasswordCredential(password), query: cfg.Auth.Query}
 	if r.query == "" {
 		r.query = auth.LookupQuery
 	}
@@ -70,7 +76,8 @@ type lookupConn struct {
 func newLookups(cfg Config, deps Deps, d *dialer) *lookups {
 	l := &lookups{
 		cluster: deps.Cluster, dialer: d, slots: make(chan struct{}, maxLookups),
-		present: func(cluster.Backend) (*tenure, error) { return nil, nil },
+		present:  func(cluster.Backend) (*tenure, error) { return nil, nil },
+		defaults: sync.OnceValues(func() (*pgx.ConnConfig, error) { return pgx.ParseConfig("sslmode=disable") }),
 	}
 	l.rules.Store(newLookupRules(&cfg, deps.MonitorPassword))
 	return l
@@ -212,7 +219,8 @@ func (l *lookups) config(address, database string, t *tenure) (*pgx.ConnConfig, 
 	}
 	config.Host, config.Port = host, uint16(n)
 	r := l.rules.Load()
-	config.User, config.Password, config.Database = r.monitor.User, r.password, database
+	config.User, config.Database = r.monitor.User, database
+	config.Password, config.RequireAuth, config.ChannelBinding = "", "", "disable" // see monitorConn
 	config.Fallbacks = nil
 	config.RuntimeParams = map[string]string{"application_name": "pgproxy"}
 	config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{host}, nil }
@@ -221,7 +229,7 @@ func (l *lookups) config(address, database string, t *tenure) (*pgx.ConnConfig, 
 		if err != nil {
 			return nil, err
 		}
-		return conn.Conn, nil
+		return newMonitorConn(conn, r.credential.Login(r.monitor.User, conn.binding)), nil
 	}
 	return config, nil
 }

@@ -52,7 +52,7 @@ func (s *Server) Reload(cfg Config, monitorPassword string) error {
 	s.dialer.rules.Store(rules)
 	s.lookups.rules.Store(now)
 	s.lookups.forget()
-	if *before != *now {
+	if !before.equal(now) {
 		s.store.Forget()
 	}
 	if old.BackendTLS != cfg.BackendTLS {
