@@ -93,9 +93,10 @@ func Decide(in Input) Decision {
 	for _, situation := range situations {
 		situation(p)
 	}
-	p.wait("%s", p.described()) // unless a situation knew better
 	if b := p.state.Backend(p.state.Primary); b != nil && b.Status != cluster.StatusDown && p.state.Operation == nil {
 		p.waiting = ""
+	} else if p.waiting == "" { // else a situation knew better
+		p.waiting = p.described()
 	}
 	return Decision{Commands: p.commands, Ask: p.suspects(), Waiting: p.waiting}
 }

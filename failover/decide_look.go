@@ -159,15 +159,15 @@ func (p *pass) sightings(b *cluster.Backend) []*sighting {
 		if !ok || !p.in.present(member) {
 			continue
 		}
-		for _, s := range r.Sights {
-			v := &sighting{Sight: s, member: member, voter: p.voter(member), at: r.At.Add(-s.Age)}
-			if s.Backend != b.Name || s.Address != b.Address || p.in.Now.Sub(v.at) >= p.in.fresh() {
-				continue
+		if b.Name == p.in.State.Primary && r.Epoch < p.in.Known.PrimaryEpoch {
+			continue
+		}
+		for i := range r.Sights {
+			s := &r.Sights[i]
+			at := r.At.Add(-s.Age)
+			if s.Backend == b.Name && s.Address == b.Address && p.in.Now.Sub(at) < p.in.fresh() {
+				all = append(all, &sighting{Sight: *s, member: member, voter: p.voter(member), at: at})
 			}
-			if b.Name == p.in.State.Primary && r.Epoch < p.in.Known.PrimaryEpoch {
-				continue
-			}
-			all = append(all, v)
 		}
 	}
 	return all

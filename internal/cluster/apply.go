@@ -19,7 +19,7 @@ func Apply(s State, c Command) (State, error) {
 	}
 	e := edit{State: s, at: c.At.UTC().Round(0)} // as a decoded one: no zone, no monotonic clock
 	e.Backends = slices.Clone(s.Backends)
-	e.Events = slices.Clone(s.Events)
+	e.Events = slices.Clip(s.Events) // copied by the first one that is added
 	if e.Format == 0 {
 		e.Format = Format // of a cluster that begins
 	}
