@@ -39,6 +39,9 @@ type Deps struct {
 	Nudge func()
 	// Observations returns what this member last saw of the backends.
 	Observations func() map[string]cluster.Observation
+	// ObservationsChanged returns a channel that is closed when newer Observations are
+	// there; nil: they never change.
+	ObservationsChanged func() <-chan struct{}
 	// Poke asks for a probe of a backend now: a connection to it has just failed.
 	Poke func(backend string)
 	// GoesOn takes a fresh look at a backend and reports whether the run of the server

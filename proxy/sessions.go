@@ -26,6 +26,7 @@ type sessions struct {
 	cfg        atomic.Pointer[Config] // in force; see Server.Reload
 	cluster    Cluster
 	observed   func() map[string]cluster.Observation
+	seen       func() <-chan struct{} // closed when observed is about to return newer ones; nil: never
 	poke       func(backend string)
 	goesOn     func(ctx context.Context, backend string, began uint64) bool
 	sampler    Sampler
@@ -49,6 +50,7 @@ type sessions struct {
 	paused   atomic.Bool            // every session has been told of the pause
 	limits   atomic.Pointer[limits] // see setLimits
 	relimit  chan struct{}          // of capacity 1: limits has changed
+	reroute  chan struct{}          // of capacity 1: cfg has changed
 	census   *census
 	draining atomic.Pointer[[]byte] // what idle sessions are told when all are to end
 
@@ -66,11 +68,11 @@ type sessions struct {
 // newSessions makes what sessions share; none of it does anything before run.
 func newSessions(cfg Config, deps Deps, p *pools, c *cancelRegistry, l *lookups, starting func() int) (*sessions, error) {
 	sh := &sessions{
-		cluster: deps.Cluster, observed: deps.Observations, poke: deps.Poke, goesOn: deps.GoesOn, sampler: deps.Sampler,
+		cluster: deps.Cluster, observed: deps.Observations, seen: deps.ObservationsChanged, poke: deps.Poke, goesOn: deps.GoesOn, sampler: deps.Sampler,
 		pools: p, cancels: c, floors: newFloors(), drains: newDrains(p.nudge), log: deps.Logger, starting: starting,
 	}
 	sh.mu.byID = make(map[uint64]*clientSession)
-	sh.census, sh.relimit = newCensus(), make(chan struct{}, 1)
+	sh.census, sh.relimit, sh.reroute = newCensus(), make(chan struct{}, 1), make(chan struct{}, 1)
 	sh.setLimits(cfg.Limits)
 	sh.cfg.Store(&cfg)
 	if cfg.Pool.Mode == PoolTransaction {
@@ -117,38 +119,59 @@ func (sh *sessions) run(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { sh.catalogs.run(ctx) })
 	wg.Go(func() { sh.enforce(ctx) })
-	tick := time.NewTicker(refreshRouting)
-	defer tick.Stop()
+	lapse := time.NewTimer(0)
+	defer lapse.Stop()
 	var told held
 	for {
 		changed, leased := sh.cluster.Changed(), sh.pools.lease.Changed()
+		var seen <-chan struct{}
+		if sh.seen != nil {
+			seen = sh.seen()
+		}
 		told = sh.yield(told)
-		sh.route()
+		if remaining := sh.route(); remaining > 0 {
+			lapse.Reset(remaining)
+		} else {
+			lapse.Stop()
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
 		case <-leased:
-		case <-tick.C:
+		case <-seen:
+		case <-sh.reroute:
+		case <-lapse.C:
 		}
 	}
 }
 
-// refreshRouting is how often new observations are taken into the routing.
-const refreshRouting = 100 * time.Millisecond
+// reconfigure puts another configuration in force, also for the routing.
+func (sh *sessions) reconfigure(cfg *Config) {
+	sh.cfg.Store(cfg)
+	select {
+	case sh.reroute <- struct{}{}:
+	default: // it is due
+	}
+}
 
-// route computes the routing.
-func (sh *sessions) route() {
+// route computes the routing and returns for how long it holds; 0: until something
+// changes. That a lease has run out is for the clock to say.
+func (sh *sessions) route() time.Duration {
 	state := sh.cluster.State()
 	r := &routing{standbys: lb.UsableStandbys(state, sh.observed(), sh.cfg.Load().Balance.MaxLag)}
 	r.all = slices.Clone(r.standbys)
-	if b := upPrimary(state); b != nil && !state.Holds() && time.Until(sh.pools.lease.Until(b.Name)) > 0 {
-		r.hasPrimary, r.primaryWeight = true, b.Weight
-		r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
+	var remaining time.Duration
+	if b := upPrimary(state); b != nil && !state.Holds() {
+		if remaining = max(time.Until(sh.pools.lease.Until(b.Name)), 0); remaining > 0 {
+			r.hasPrimary, r.primaryWeight = true, b.Weight
+			r.all = append(r.all, lb.Candidate{Name: b.Name, Weight: b.Weight, Primary: true, Usable: true})
+		}
 	}
 	r.standbyWeight = lb.TotalWeight(r.standbys)
 	sh.metrics.configure(state.Backends)
 	sh.routing.Store(r)
+	return remaining
 }
 
 // drain tells every session to end as soon as it is idle.

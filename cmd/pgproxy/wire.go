@@ -222,20 +222,21 @@ func (m *member) newServer(secret string, registry prometheus.Registerer) (*prox
 		return nil, err
 	}
 	return proxy.New(m.running.Load().proxy(), proxy.Deps{
-		Cluster:         m.watchdog,
-		Lease:           lease{m.watchdog},
-		Nudge:           m.watchdog.Nudge,
-		CancelElsewhere: m.watchdog.CancelElsewhere,
-		ClusterSecret:   []byte(secret),
-		Observations:    m.monitor.Observations,
-		Poke:            m.monitor.Poke,
-		GoesOn:          m.goesOn,
-		Sampler:         m.monitor.Sampler(),
-		HealthStats:     m.healthStats,
-		Version:         versionText(),
-		MonitorPassword: password,
-		Logger:          m.log,
-		Registerer:      registry,
+		Cluster:             m.watchdog,
+		Lease:               lease{m.watchdog},
+		Nudge:               m.watchdog.Nudge,
+		CancelElsewhere:     m.watchdog.CancelElsewhere,
+		ClusterSecret:       []byte(secret),
+		Observations:        m.monitor.Observations,
+		ObservationsChanged: m.monitor.Changed,
+		Poke:                m.monitor.Poke,
+		GoesOn:              m.goesOn,
+		Sampler:             m.monitor.Sampler(),
+		HealthStats:         m.healthStats,
+		Version:             versionText(),
+		MonitorPassword:     password,
+		Logger:              m.log,
+		Registerer:          registry,
 	})
 }
 
