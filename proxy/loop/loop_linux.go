@@ -33,7 +33,9 @@ type Loop struct {
 	spare  []*Conn
 	tasks  []Task
 	now    int64
-	yields int64 // when it last let other goroutines run
+	yields int64 // when it last let other goroutines run,
+	since  int64 // and how many events there have been since then
+	policy policy
 
 	mu struct {
 		sync.Mutex
@@ -113,6 +115,8 @@ func (l *Loop) Post(t Task) {
 // Run serves until ctx ends; then it closes what is still open.
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.shut()
+	l.policy.takeThread()
+	defer l.policy.releaseThread()
 	defer context.AfterFunc(ctx, func() { l.Post(nothing{}) })()
 	for ctx.Err() == nil {
 		n, err := l.wait()
@@ -121,9 +125,11 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.fetch(n)
 		l.now = l.clock()
+		l.since += int64(n)
 		if l.now-l.yields > int64(yieldAfter) {
+			l.policy.set(l.now-l.yields < l.since*busyGap)
 			runtime.Gosched()
-			l.yields = l.now
+			l.yields, l.since = l.now, 0
 		}
 		l.serve(n)
 	}
