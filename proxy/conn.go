@@ -63,9 +63,6 @@ type link struct {
 // watch has an event loop watch the connection from now on.
 func (l *link) watch(by *eventLoop) error {
 	k, err := newSocket(by.Loop, l.Conn, l.tenure, nil)
-	if errors.Is(err, errNoSocket) {
-		k, err = bridge(by.Loop, l.Conn, l.tenure)
-	}
 	if err != nil {
 		return fmt.Errorf("hand a connection to an event loop: %w", err)
 	}

@@ -28,9 +28,6 @@
 //	readServer          without a loop: the reading   the server's bytes           the loan is given back or broken
 //	                    side of one server
 //	                    connection in a slot
-//	carry               one direction of a server     either side                  either side is gone
-//	                    connection with TLS of a
-//	                    session on a loop
 //	attach, giveBack,   one step of a session that    the session's core           the step is done; the session waits
 //	awaitSamples, judge must not block its reader                                  for them
 //	serveReplication    one direction of a            the client's bytes           either side is gone

@@ -135,9 +135,10 @@ func (s *Server) serveSession(ctx context.Context, c *client) error {
 func (sh *sessions) newSession(ctx context.Context, c *client) *clientSession {
 	s := &clientSession{shared: sh, client: c, id: sh.lastID.Add(1), began: time.Now(), within: ctx}
 	s.cond.L = &s.mu
-	s.mover = &goroutines{s}
 	if c.loop != nil {
 		s.mover = &events{clientSession: s}
+	} else {
+		s.mover = &goroutines{s}
 	}
 	s.env = newSessionEnv(sh, s)
 	s.mu.core = session.New(s.env)
@@ -166,19 +167,13 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 	// Before it is read, a function that the session calls may be anything.
 	s.env.catalog.await(ctx)
 	s.cancels = sh.cancels.register(first.pid, c.protocol32(), s)
-	if err := c.tell(s.greeting(first, s.cancels.secret())); err != nil {
+	if err = c.tell(s.greeting(first, s.cancels.secret())); err != nil {
+		err = fmt.Errorf("greet client: %w", err)
+	} else {
+		err = s.begin(first)
+	}
+	if err != nil {
 		sh.cancels.unregister(s.cancels)
-		if first.loan != nil {
-			first.loan.Close()
-		}
-		return fmt.Errorf("greet client: %w", err)
-	}
-	// Without a primary nobody can say where that write was; reads go on.
-	if mark, ok := sh.floors.of(c.user); ok && first.slot == session.Primary {
-		s.mu.core.StartFloor(mark)
-	}
-	if err := s.begin(first); err != nil {
-		s.shared.cancels.unregister(s.cancels)
 		if first.loan != nil {
 			first.loan.Close()
 		}
@@ -191,6 +186,10 @@ func (sh *sessions) serve(ctx context.Context, c *client) error {
 // begin makes the session known to those who end sessions and look at them, and has its
 // bytes moved.
 func (s *clientSession) begin(first start) error {
+	// Without a primary nobody can say where that write was; reads go on.
+	if mark, ok := s.shared.floors.of(s.client.user); ok && first.slot == session.Primary {
+		s.mu.core.StartFloor(mark)
+	}
 	s.mu.Lock()
 	if err := s.mover.begin(); err != nil {
 		s.mu.Unlock()

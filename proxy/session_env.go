@@ -50,10 +50,13 @@ func newSessionEnv(sh *sessions, s *clientSession) *sessionEnv {
 	e := &sessionEnv{
 		shared:   sh,
 		own:      s,
-		shard:    shardOf(s) % sh.metrics.shards,
+		shard:    int(s.id % uint64(sh.metrics.shards)),
 		settings: lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true},
 		catalog:  sh.catalogs.of(s.client.database),
 		turn:     lb.NewTurn(s.id),
+	}
+	if l := s.client.loop; l != nil { // where no other processor writes
+		e.shard = l.index % sh.metrics.shards
 	}
 	return e
 }
@@ -68,15 +71,6 @@ func (e *sessionEnv) time() int64 {
 		e.now = monotonic()
 	}
 	return e.now
-}
-
-// shardOf returns by which number a session counts: that of its loop, which no other
-// processor writes to.
-func shardOf(s *clientSession) int {
-	if s.client.loop != nil {
-		return s.client.loop.index
-	}
-	return int(s.id % 1024)
 }
 
 // redirect keeps forced in step with the configuration.

@@ -10,7 +10,8 @@ import (
 // events is the mover of a session by event loops. The loop of a connection reads it, one
 // read for each turn; everything is written at once, by whoever called the core, and what
 // a socket does not take is left to its loop. The session's lock is held all the while,
-// since nothing blocks. The client and the servers may be of different loops.
+// since nothing blocks. A server's connection moves to the loop of the client with which it is
+// used.
 type events struct {
 	*clientSession
 	// The rest is guarded by the session's lock.

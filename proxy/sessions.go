@@ -32,7 +32,7 @@ type sessions struct {
 	sampler    Sampler
 	pools      *pools
 	loops      []*eventLoop  // none: goroutines serve everybody
-	ended      func(*client) // a session that was on a loop has ended
+	ended      func(*client) // a session has ended that went on by itself
 	cancels    *cancelRegistry
 	statements *session.Statements // nil: a session keeps its server connections
 	classifier atomic.Pointer[lb.Classifier]

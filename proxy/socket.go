@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -37,9 +36,6 @@ type socket struct {
 	closed   sync.Once
 }
 
-// errNoSocket tells that a connection has no descriptor to watch.
-var errNoSocket = errors.New("not a socket")
-
 // newSocket has a loop watch what is a socket of the runtime's poller, which is closed.
 // The session, if there is one, is told of what comes. TLS above it stays; its handshake is
 // done.
@@ -50,12 +46,9 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return nil, errNoSocket
+		return nil, errors.New("not a socket")
 	}
 	fd, err := loop.Dup(sc)
-	if errors.Is(err, errors.ErrUnsupported) { // a guard of something that is none
-		err = errNoSocket
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -82,41 +75,6 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 	return k, nil
 }
 
-// bridge has a loop watch a connection that is no socket: two goroutines carry its bytes.
-func bridge(l *loop.Loop, conn net.Conn, t *tenure) (*socket, error) {
-	near, far, err := loop.Pair()
-	if err != nil {
-		return nil, fmt.Errorf("bridge a connection to a loop: %w", err)
-	}
-	file := os.NewFile(uintptr(far), "bridge")
-	other, err := net.FileConn(file)
-	_ = file.Close()
-	if err != nil {
-		_ = os.NewFile(uintptr(near), "bridge").Close()
-		return nil, fmt.Errorf("bridge a connection to a loop: %w", err)
-	}
-	k := &socket{local: conn.LocalAddr(), tenure: t, read: make(chan struct{}, 1)}
-	if err := l.Add(&k.conn, near, k); err != nil {
-		_ = other.Close()
-		return nil, err
-	}
-	if t != nil && !t.enter(k) {
-		_ = k.conn.Close()
-		_ = other.Close()
-		return nil, errNoLease
-	}
-	go carry(conn, other)
-	go carry(other, conn)
-	return k, nil
-}
-
-// carry copies until either side ends, then closes both.
-func carry(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
-	_ = to.Close()
-	_ = from.Close()
-}
-
 // Readable tells the session, or the one who reads.
 func (k *socket) Readable(l *loop.Loop) (again bool) {
 	if s := k.owner.Load(); s != nil {
@@ -139,12 +97,18 @@ func (k *socket) Writable(*loop.Loop) {
 // on reports that it is that loop which watches the connection.
 func (k *socket) on(l *eventLoop) bool { return k.conn.On(l.Loop) }
 
-// take reads what is there without blocking; 0 and no error: nothing is.
-func (k *socket) take(b []byte) (int, error) {
+// take reads what is there without blocking; 0 and no error: nothing is. What a primary has
+// sent is dropped while the lease is not held, also what TLS had received before.
+func (k *socket) take(b []byte) (n int, err error) {
 	if k.tls != nil {
-		return k.takeTLS(b)
+		n, err = k.takeTLS(b)
+	} else {
+		n, err = k.conn.Read(b)
 	}
-	return k.takeRaw(b)
+	if n > 0 && k.tenure != nil && !k.tenure.holds() {
+		return 0, errNoLease
+	}
+	return n, err
 }
 
 // put writes what the socket takes.
@@ -153,16 +117,6 @@ func (k *socket) put(pieces [][]byte) (int, error) {
 		return k.putTLS(pieces)
 	}
 	return k.putRaw(pieces)
-}
-
-// takeRaw reads the socket. What came from a primary while the lease was not held is
-// dropped.
-func (k *socket) takeRaw(b []byte) (int, error) {
-	n, err := k.conn.Read(b)
-	if n > 0 && k.tenure != nil && !k.tenure.holds() {
-		return 0, errNoLease
-	}
-	return n, err
 }
 
 // putRaw writes to the socket, to a primary only while the lease is held. Else it is closed:

@@ -40,7 +40,7 @@ func (c *carrier) Read(b []byte) (int, error) {
 	if c.sock == nil {
 		return c.Conn.Read(b)
 	}
-	n, err := c.sock.takeRaw(b)
+	n, err := c.sock.conn.Read(b)
 	if n == 0 && err == nil && len(b) > 0 {
 		err = errNothing
 	}

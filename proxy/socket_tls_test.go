@@ -24,7 +24,7 @@ func runLoop(t *testing.T) *loop.Loop {
 	t.Helper()
 	l, err := loop.New(nil, monotonic)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var run sync.WaitGroup

@@ -238,7 +238,7 @@ func (s *startup) message(b []byte) (used int, n need, err error) {
 }
 
 // proceed goes on with the authentication. It may ask a server about the role, and compute
-// for milliseconds; see prompt.
+// for milliseconds.
 func (s *startup) proceed(ctx context.Context) (need, error) {
 	if s.exchange == nil {
 		s.exchange, s.step = s.server.auth.Start(ctx, s.info)

@@ -255,6 +255,7 @@ func (c *Conn) Write(pieces [][]byte) (n int, err error) {
 			k, e := writev(c.mu.fd, some, sent)
 			switch {
 			case e == unix.EINTR:
+				continue
 			case e == unix.EAGAIN:
 				return n, c.block()
 			case e != 0:
@@ -353,10 +354,4 @@ func Dup(conn syscall.Conn) (fd int, err error) {
 		return -1, cerr
 	}
 	return fd, err
-}
-
-// Pair returns two sockets that are connected with each other, both non-blocking.
-func Pair() (a, b int, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	return pair[0], pair[1], err
 }

@@ -1,8 +1,6 @@
 package loop
 
-import (
-	"errors"
-)
+import "errors"
 
 // BufferLen is the size of a loop's buffer, in bytes.
 const BufferLen = 128 << 10

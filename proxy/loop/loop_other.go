@@ -73,6 +73,3 @@ func (*Conn) Close() error { return errors.ErrUnsupported }
 
 // Dup returns errors.ErrUnsupported.
 func Dup(syscall.Conn) (int, error) { return -1, errors.ErrUnsupported }
-
-// Pair returns errors.ErrUnsupported.
-func Pair() (int, int, error) { return -1, -1, errors.ErrUnsupported }
