@@ -20,7 +20,7 @@ import (
 func TestStopOfTheHolder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	in := start(ctx, t, rig.Options{Drain: "30s"})
+	in := start(ctx, t, rig.Options{Drain: "30s", Sections: "hold: {drain: 30s}\n"})
 	holders, err := in.Holders()
 	if err != nil || len(holders) != 1 {
 		t.Fatalf("holders %v, %v", holders, err)
@@ -70,7 +70,10 @@ func TestStopOfTheHolder(t *testing.T) {
 	}
 	held := make(chan error, 1)
 	go func() {
-		_, err := late.Exec(ctx, "INSERT INTO stopped VALUES ('late')")
+		err := error(nil)
+		for err == nil { // until the stop has begun
+			_, err = late.Exec(ctx, "DELETE FROM stopped WHERE who = 'late'")
+		}
 		held <- err
 	}()
 	exec(near, "INSERT INTO stopped VALUES ('while it stops')")

@@ -2,6 +2,7 @@ package robustness
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,6 +23,7 @@ func TestLimits(t *testing.T) {
 
 func testMaxClients(t *testing.T, c *pgtest.Cluster) {
 	r := &rig{cluster: c, proxy: startProxy(t, c, proxytest.Options{Listen: "tls: {mode: disable}, drain: 1s, max_clients: 3"})}
+	r.unused(t)
 	before := r.usage(t)
 	all := []*wire{r.wire(t), r.wire(t), r.wire(t)}
 	for range times {
@@ -46,6 +48,18 @@ func testMaxClients(t *testing.T, c *pgtest.Cluster) {
 	r.settled(t, before)
 }
 
+// unused waits until the client that has seen pgproxy ready is gone.
+func (r *rig) unused(t *testing.T) {
+	t.Helper()
+	await(t, func() error {
+		now, err := r.tryUsage(t.Context())
+		if err == nil && now.clients+now.used > 0 {
+			err = fmt.Errorf("%d clients and %d used server connections", now.clients, now.used)
+		}
+		return err
+	})
+}
+
 // refused logs in in vain.
 func (r *rig) refused(t *testing.T, code, text string) {
 	t.Helper()
@@ -60,6 +74,7 @@ func testMaxConnections(t *testing.T, c *pgtest.Cluster) {
 	r := &rig{cluster: c, proxy: startProxy(t, c, proxytest.Options{
 		Backend: "max_connections: 2", Sections: "pool: {wait: 100ms}\n",
 	})}
+	r.unused(t)
 	all := []*wire{r.wire(t), r.wire(t)}
 	for range 3 {
 		r.refused(t, "53300", `pgproxy: no server connection to "h1" for database "app", user "app" within 100ms: backends.max_connections 2`)
@@ -84,7 +99,7 @@ func testMaxConnections(t *testing.T, c *pgtest.Cluster) {
 // testStartupTimeout connects and stays silent at each stage.
 func testStartupTimeout(t *testing.T, c *pgtest.Cluster) {
 	r := &rig{cluster: c, proxy: startProxy(t, c, proxytest.Options{
-		Listen: "tls: {mode: disable}, drain: 1s, startup: {timeout: 300ms}",
+		Listen: "tls: {mode: disable}, drain: 1s, startup: {timeout: 3s}",
 	})}
 	established := r.wire(t)
 	before := r.usage(t)
