@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/pgproxy/pgproxy/proxy/loop"
 	"github.com/pgproxy/pgproxy/proxy/session"
 )
 
@@ -62,7 +63,7 @@ func TestPinned(t *testing.T) {
 		exec(tt.end)
 		await("")
 	}
-	if _, err := conn.Prepare(t.Context(), "large", "SELECT '"+strings.Repeat("x", 70<<10)+"'"); err != nil {
+	if _, err := conn.Prepare(t.Context(), "large", "SELECT '"+strings.Repeat("x", 2*loop.BufferLen)+"'"); err != nil {
 		t.Fatal(err)
 	}
 	await("large statement")
