@@ -51,7 +51,7 @@ func (l *leased) end(done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(testPatience):
 		l.t.Fatal("the statement does not end")
 		return nil
 	}

@@ -55,7 +55,7 @@ func (l *leased) as(t *testing.T, user string) *pgx.Conn {
 // wantEnd waits until the session is ended with that error.
 func wantEnd(t *testing.T, conn *pgx.Conn, code, message string) {
 	t.Helper()
-	ctx, done := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, done := context.WithTimeout(t.Context(), testPatience)
 	defer done()
 	pe, ok := errors.AsType[*pgconn.PgError](conn.PgConn().WaitForNotification(ctx))
 	if !ok || pe.Code != code || pe.Message != message || pe.Severity != pgwire.SeverityFatal {
@@ -201,7 +201,7 @@ func testMaxClientsLimit(t *testing.T, l *leased) {
 	if err := first.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(testPatience); ; {
 		conn, err := pgx.Connect(t.Context(), dsn(l.Addr(), "few", "secret", pgtest.AppDatabase, ""))
 		if err == nil {
 			defer conn.Close(context.Background())

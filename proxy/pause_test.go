@@ -21,7 +21,7 @@ func (st *stage) pause(on bool) {
 // awaitPaused waits until a pause is in force and so many transactions run.
 func (l *leased) awaitPaused(running int) {
 	l.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(testPatience); ; {
 		inForce, n := l.Paused()
 		if inForce && n == running {
 			return

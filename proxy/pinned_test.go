@@ -22,7 +22,7 @@ func TestPinned(t *testing.T) {
 	seen := make(map[string]bool)
 	await := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		for deadline := time.Now().Add(testPatience); ; {
 			var reasons []string
 			for _, s := range l.Sessions() {
 				for _, p := range s.Pinned {

@@ -15,6 +15,10 @@ import (
 	"github.com/pgproxy/pgproxy/internal/pgtest"
 )
 
+// testPatience bounds what waits for something that is certain to happen, on a machine that
+// is busy.
+const testPatience = time.Minute
+
 // stage is the Cluster and the Lease of a Server under test.
 type stage struct {
 	mu struct {
@@ -135,7 +139,7 @@ func newLeased(t *testing.T, standbys int, change func(*Config, *Server)) *lease
 	cfg := testConfig(t)
 	cfg.Auth.HBAFile = ""
 	cfg.Monitor = MonitorConfig{User: pgtest.MonitorUser, Database: "postgres"}
-	cfg.Hold.Timeout = 10 * time.Second
+	cfg.Hold.Timeout, cfg.Pool.Wait = testPatience, testPatience
 	if change != nil {
 		change(&cfg, nil)
 	}
@@ -180,7 +184,7 @@ func (l *leased) ask(server, sql string) string {
 // await asks a server itself until it says so.
 func (l *leased) await(server, sql, want string) {
 	l.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(testPatience); ; {
 		got := l.ask(server, sql)
 		if got == want {
 			return
@@ -216,7 +220,7 @@ func (l *leased) shut(server string) (open func()) {
 // awaitNudge waits until that is so, looking when the Server says that something is.
 func (l *leased) awaitNudge(what string, so func() bool) {
 	l.t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(testPatience)
 	for !so() {
 		select {
 		case <-l.nudged:
@@ -243,7 +247,7 @@ func wantCode(t *testing.T, err error, code string) {
 // held waits until so many sessions wait for a primary.
 func (l *leased) held(n int) {
 	l.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(testPatience); ; {
 		held := 0
 		for _, s := range l.Sessions() {
 			if s.State == "held" {

@@ -91,7 +91,7 @@ func testBarrierOrder(t *testing.T, mode SSLMode) {
 		})
 	}
 	for round := range uint64(15) {
-		for begin, late := writes.Load(), time.Now().Add(20*time.Second); writes.Load() < begin+200; {
+		for begin, late := writes.Load(), time.Now().Add(testPatience); writes.Load() < begin+200; {
 			if time.Now().After(late) {
 				t.Fatal("the clients do not get on")
 			}

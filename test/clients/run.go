@@ -169,7 +169,7 @@ type run struct {
 
 // run runs the clients and disturbs them.
 func (r *run) run(ctx context.Context, dir string) (err error) {
-	primary, err := r.primary(ctx)
+	primary, err := r.awaitPrimary(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ func (r *run) disturb(ctx context.Context, cr *crowd, kind string) error {
 			return fmt.Errorf("before: %w", err)
 		}
 	}
-	primary, err := r.primary(ctx)
+	primary, err := r.awaitPrimary(ctx)
 	if err != nil {
 		return err
 	}
@@ -316,6 +316,15 @@ func (r *run) disturb(ctx context.Context, cr *crowd, kind string) error {
 	r.disturbances = append(r.disturbances, d)
 	r.o.Log("%s %s from %s to %s, settled after %.1f s", d.started.UTC().Format(stamp), kind, d.from, d.to, d.over.Sub(d.started).Seconds())
 	return nil
+}
+
+// awaitPrimary waits until there is one that says so in time.
+func (r *run) awaitPrimary(ctx context.Context) (primary *rig.Host, err error) {
+	err = eventually(ctx, "there is a primary", func(ctx context.Context) (err error) {
+		primary, err = r.primary(ctx)
+		return err
+	})
+	return primary, err
 }
 
 // primary returns the server that is the only one which is not in recovery.
