@@ -14,7 +14,7 @@ import (
 // await waits until the State is as wanted.
 func (f *fixture) await(is func(*cluster.State) bool) *cluster.State {
 	f.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		changed := f.log.Changed()
 		if s := f.log.State(); is(s) {

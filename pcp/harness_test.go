@@ -230,7 +230,7 @@ func (f *fixture) start() (stop func()) {
 // address waits until the listener is open.
 func (f *fixture) address(network string) net.Addr {
 	f.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		f.server.mu.Lock()
 		address, opened := f.server.mu.addresses[network], f.server.mu.opened

@@ -131,7 +131,7 @@ func pass(ctx context.Context, c *rig.Cluster, in net.Conn, serving, cancels *ri
 // sleeping waits until a client's statement sleeps on the primary.
 func sleeping(t *testing.T, c *rig.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		n, err := c.Host("h1").Query(ctx, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")

@@ -232,7 +232,7 @@ func awaitWaiting(t *testing.T, operator *pcp.Client) {
 // await asks until the answer is right.
 func await(t *testing.T, what string, f func(context.Context) (string, bool, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
