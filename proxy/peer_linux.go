@@ -4,6 +4,7 @@ import (
 	"net"
 	"os/user"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,11 +12,11 @@ import (
 // peerUser returns the operating system's user at the other end of a Unix socket
 // (unix(7), SO_PEERCRED), "" when it cannot be told.
 func peerUser(conn net.Conn) string {
-	uc, ok := conn.(*net.UnixConn)
+	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return ""
 	}
-	rc, err := uc.SyscallConn()
+	rc, err := sc.SyscallConn()
 	if err != nil {
 		return ""
 	}

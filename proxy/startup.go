@@ -33,7 +33,7 @@ type startup struct {
 	request          []byte    // needCancel: the body of the CancelRequest
 	handshaking      bool      // what is written to the connection now belongs to TLS
 
-	exchange *auth.Exchange // nil: not begun
+	exchange *auth.Exchange // nil: the startup message has not come
 	step     auth.Step      // the last one
 	typ      byte           // needAuth: the message for the exchange
 	body     []byte         // of it; valid as long as what advance was given
@@ -98,6 +98,7 @@ func (s *startup) packet(b []byte) (used int, n need, err error) {
 		}
 	}
 	s.identify()
+	s.exchange = s.server.auth.Prepare(s.info)
 	return used, needAuth, nil
 }
 
@@ -205,7 +206,7 @@ func (s *startup) identify() {
 	s.info.User, s.info.Database = c.user, c.database
 	s.info.Replication = c.replication == pgwire.ReplicationPhysical
 	if c.local {
-		s.info.PeerUser = peerUser(c.raw)
+		s.info.PeerUser = func() string { return peerUser(c.raw) }
 	}
 }
 
@@ -238,10 +239,10 @@ func (s *startup) message(b []byte) (used int, n need, err error) {
 }
 
 // proceed goes on with the authentication. It may ask a server about the role, and compute
-// for milliseconds.
+// for milliseconds, unless the exchange is prompt.
 func (s *startup) proceed(ctx context.Context) (need, error) {
-	if s.exchange == nil {
-		s.exchange, s.step = s.server.auth.Start(ctx, s.info)
+	if !s.step.Wait {
+		s.step = s.exchange.Start(ctx)
 	} else {
 		s.step = s.exchange.Next(ctx, s.typ, s.body)
 		s.body = nil

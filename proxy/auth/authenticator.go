@@ -59,12 +59,50 @@ func (a *Authenticator) SetHBA(h *HBA) { a.hba.Store(h) }
 
 // Start begins the authentication of one connection.
 func (a *Authenticator) Start(ctx context.Context, c ConnInfo) (*Exchange, Step) {
-	x := &Exchange{Rule: a.hba.Load().Match(c), auth: a, conn: c}
-	return x, x.start(ctx)
+	x := a.Prepare(c)
+	return x, x.Start(ctx)
 }
 
-// lookUp fetches the client's role.
+// Prepare finds the rule for a connection, whose authentication Exchange.Start begins.
+func (a *Authenticator) Prepare(c ConnInfo) *Exchange {
+	return &Exchange{Rule: a.hba.Load().Match(c), auth: a, conn: c}
+}
+
+// Prompt reports that the call of Start or Next that follows neither asks a server nor
+// computes for long.
+func (x *Exchange) Prompt() bool {
+	switch x.expect {
+	case expectSASLInitial, expectSASLFirst:
+		return true
+	case expectSASLFinal:
+		return x.refusal() == "" // else the role is looked up again
+	case expectPassword, expectMD5:
+		return false
+	case expectNothing:
+	}
+	switch x.Rule.Method {
+	case MethodReject, MethodPassword:
+		return true
+	case MethodMD5, MethodSCRAM:
+		return x.recall()
+	case MethodTrust, MethodCert:
+		return x.recall() && x.refusal() == ""
+	case MethodPeer, MethodUnknown:
+	}
+	return false
+}
+
+// recall takes the client's role from the cache.
+func (x *Exchange) recall() (known bool) {
+	x.role, known = x.auth.store.cached(x.conn.User)
+	return known
+}
+
+// lookUp fetches the client's role, unless that was done.
 func (x *Exchange) lookUp(ctx context.Context) *Error {
+	if x.role.user != "" {
+		return nil
+	}
 	c, err := x.auth.store.get(ctx, x.conn.User)
 	if err != nil {
 		return x.lookupError(ctx, err)

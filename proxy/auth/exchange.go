@@ -56,8 +56,8 @@ const (
 	expectSASLFinal
 )
 
-// start applies the rule (PostgreSQL, ClientAuthentication).
-func (x *Exchange) start(ctx context.Context) Step {
+// Start applies the rule (PostgreSQL, ClientAuthentication).
+func (x *Exchange) Start(ctx context.Context) Step {
 	if x.Rule.Method == MethodReject {
 		return Step{Fail: x.Rule.reject(x.conn)}
 	}
@@ -68,8 +68,8 @@ func (x *Exchange) start(ctx context.Context) Step {
 	case MethodTrust, MethodCert:
 		return x.finish(ctx, nil, &Credential{Kind: CredentialNone})
 	case MethodPeer:
-		if x.conn.PeerUser == "" || x.conn.PeerUser != x.conn.User {
-			return x.failed(fmt.Sprintf("the operating system's user is %q", x.conn.PeerUser))
+		if peer := x.peer(); peer == "" || peer != x.conn.User {
+			return x.failed(fmt.Sprintf("the operating system's user is %q", peer))
 		}
 		return x.finish(ctx, nil, &Credential{Kind: CredentialNone})
 	case MethodPassword:
@@ -80,6 +80,14 @@ func (x *Exchange) start(ctx context.Context) Step {
 	case MethodReject, MethodUnknown:
 	}
 	panic("BUG: a rule without a method was not refused at parsing")
+}
+
+// peer returns the operating system's user at the other end.
+func (x *Exchange) peer() string {
+	if x.conn.PeerUser == nil {
+		return ""
+	}
+	return x.conn.PeerUser()
 }
 
 // startChallenge asks by what the role has: md5 only where the line allows it
@@ -285,10 +293,8 @@ func (x *Exchange) finish(ctx context.Context, send []byte, cred *Credential) St
 			return step
 		}
 	}
-	if x.role.user == "" {
-		if err := x.lookUp(ctx); err != nil {
-			return Step{Send: send, Fail: err}
-		}
+	if err := x.lookUp(ctx); err != nil {
+		return Step{Send: send, Fail: err}
 	}
 	refused := x.refusal()
 	if refused != "" { // unless the role was made, or allowed in, a moment ago

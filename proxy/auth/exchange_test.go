@@ -255,6 +255,93 @@ func (tr *transcript) command(t *testing.T, d *datadriven.TestData) {
 	}
 }
 
+// A step that is called prompt asks nobody, although the role may have become too old since
+// it was called so.
+func TestPrompt(t *testing.T) {
+	h, err := ParseHBA(strings.NewReader(`
+local trust  all trust
+local scram  all scram-sha-256
+local md5    all md5
+local plain  all password
+local peer   all peer
+local reject all reject
+`), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scram := Role{Exists: true, CanLogin: true, Verifier: Verifier{Kind: VerifierSCRAM, SCRAM: verifierOf(t, "secret")}}
+	noLogin := scram
+	noLogin.CanLogin = false
+	roles := map[string]Role{"alice": scram, "group": noLogin}
+	const no, yes = false, true
+	for _, test := range []struct {
+		user, database string
+		new, known     []bool // for each step, until one that is not prompt
+	}{
+		{"alice", "trust", []bool{no}, []bool{yes}},
+		{"group", "trust", []bool{no}, []bool{no}},
+		{"nobody", "trust", []bool{no}, []bool{no}},
+		{"alice", "scram", []bool{no}, []bool{yes, yes, yes}},
+		{"group", "scram", []bool{no}, []bool{yes, yes, no}},
+		{"nobody", "scram", []bool{no}, []bool{yes, yes, no}},
+		{"alice", "md5", []bool{no}, []bool{yes, yes, yes}},
+		{"alice", "plain", []bool{yes, no}, []bool{yes, no}},
+		{"alice", "peer", []bool{no}, []bool{no}},
+		{"alice", "reject", []bool{yes}, []bool{yes}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lookups := 0
+			store := NewStore(StoreConfig{TTL: time.Minute, Lookup: func(_ context.Context, user string) (Role, error) {
+				lookups++
+				return roles[user], nil
+			}})
+			a, err := NewAuthenticator(AuthenticatorConfig{HBA: h, Store: store})
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := func(what string, want []bool) {
+				t.Helper()
+				x := a.Prepare(ConnInfo{Local: true, User: test.user, Database: test.database, PeerUser: func() string { return "alice" }})
+				login := NewPasswordCredential("secret").Login(test.user, nil)
+				var step Step
+				for i, prompt := range want {
+					if got := x.Prompt(); got != prompt {
+						t.Fatalf("%s to %s, %s: prompt %v in step %d, want %v", test.user, test.database, what, got, i, prompt)
+					}
+					if !prompt {
+						return
+					}
+					<-time.After(2 * time.Minute)
+					before := lookups
+					if i == 0 {
+						step = x.Start(t.Context())
+					} else {
+						answer, _, err := login.Next(step.Send[pgHeader:])
+						if err != nil {
+							t.Fatal(err)
+						}
+						step = x.Next(t.Context(), answer[0], answer[pgHeader:])
+					}
+					if lookups != before {
+						t.Errorf("%s to %s, %s: step %d asked", test.user, test.database, what, i)
+					}
+				}
+				if step.Wait {
+					t.Errorf("%s to %s, %s: not at its end", test.user, test.database, what)
+				}
+			}
+			run("new", test.new)
+			if _, err := store.Role(t.Context(), test.user); err != nil {
+				t.Fatal(err)
+			}
+			run("known", test.known)
+		})
+	}
+}
+
+// pgHeader is the length of a message's type and length.
+const pgHeader = 5
+
 func TestExchangeEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})

@@ -74,7 +74,7 @@ type ConnInfo struct {
 	TLS         bool              // encrypted
 	Binding     ChannelBinding    // of the certificate we showed; nil: none
 	ClientCert  *x509.Certificate // the client's leaf certificate, verified; nil: none
-	PeerUser    string            // OS user at the other end of a Unix socket; "": unknown
+	PeerUser    func() string     // finds out the OS user at the other end of a Unix socket, "": unknown; nil: there is none
 	User        string
 	Database    string
 	Replication bool // physical replication (replication=true); a logical one names a database and is false

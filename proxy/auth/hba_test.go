@@ -89,7 +89,7 @@ func parseConn(t *testing.T, line string) ConnInfo {
 		case "db":
 			c.Database = value
 		case "peer":
-			c.PeerUser = value
+			c.PeerUser = func() string { return value }
 		default:
 			t.Fatalf("unknown word %q", word)
 		}

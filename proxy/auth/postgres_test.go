@@ -485,7 +485,7 @@ func TestAsPostgreSQL(t *testing.T) {
 	for _, l := range logins() {
 		c := ConnInfo{
 			Local: l.local, Remote: netip.MustParseAddr("127.0.0.1"), TLS: l.tls,
-			PeerUser: self.Username, User: l.user, Database: l.database, Replication: l.replication,
+			PeerUser: func() string { return self.Username }, User: l.user, Database: l.database, Replication: l.replication,
 		}
 		var binding ChannelBinding
 		if l.tls {
