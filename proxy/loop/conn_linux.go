@@ -3,6 +3,8 @@ package loop
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -228,6 +230,70 @@ func (c *Conn) Unread() bool {
 	defer c.mu.Unlock()
 	n, e := c.peek() // its event may not have been seen yet
 	return e == 0 && n > 0
+}
+
+// Accept takes a connection of a listening socket, which is non-blocking; -1 and no error:
+// there is none. from is zero for a Unix socket.
+func (c *Conn) Accept() (fd int, from netip.AddrPort, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.fd < 0 {
+		return -1, from, ErrClosed
+	}
+	for {
+		// That of package unix asks for the protocol, too.
+		fd, sa, err := syscall.Accept4(c.mu.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			return fd, addrPort(sa), nil
+		case unix.EINTR, unix.ECONNABORTED:
+			continue
+		case unix.EAGAIN:
+			c.mu.readable = false
+			return -1, from, nil
+		}
+		return -1, from, err
+	}
+}
+
+// addrPort returns the address of a TCP socket.
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *syscall.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr)
+		if a.ZoneId != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// LocalAddr returns the address of a TCP socket on this side; zero: it is none, or closed.
+func (c *Conn) LocalAddr() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sa, err := syscall.Getsockname(c.mu.fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return addrPort(sa)
+}
+
+// Release has the loop watch the connection no more and gives its descriptor away. What
+// the handler returns and does has no effect any more.
+func (c *Conn) Release() (fd int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fd = c.mu.fd; fd < 0 {
+		return -1, ErrClosed
+	}
+	_ = unix.EpollCtl(c.mu.loop.epoll, unix.EPOLL_CTL_DEL, fd, nil) // fails only on a bad descriptor
+	c.mu.loop.leave(c.mu.place)
+	c.mu.fd = -1
+	return fd, nil
 }
 
 // maxPieces is how many pieces one system call takes.

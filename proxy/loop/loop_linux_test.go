@@ -7,7 +7,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -587,4 +589,114 @@ func descriptors(t *testing.T) int {
 	all, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	return len(all)
+}
+
+// acceptor accepts what comes, up to a number of connections each turn.
+type acceptor struct {
+	Conn
+	atOnce int
+	got    chan accepted
+}
+
+type accepted struct {
+	fd   int
+	from netip.AddrPort
+	err  error
+}
+
+func (a *acceptor) Readable(*Loop) (again bool) {
+	for range a.atOnce {
+		fd, from, err := a.Accept()
+		if fd < 0 && err == nil {
+			return false
+		}
+		a.got <- accepted{fd, from, err}
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (*acceptor) Writable(*Loop) {}
+
+// All who connect are accepted, those too that came before the loop watched the listener,
+// with the addresses that they have.
+func TestAccept(t *testing.T) {
+	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "unix": filepath.Join(t.TempDir(), "s")} {
+		l, stop := start(t)
+		listener, err := net.Listen(network, address)
+		must(t, err)
+		defer listener.Close()
+		var clients []net.Conn
+		dial := func() {
+			c, err := net.Dial(network, listener.Addr().String())
+			must(t, err)
+			clients = append(clients, c)
+			t.Cleanup(func() { c.Close() })
+		}
+		for range 3 {
+			dial()
+		}
+		fd, err := Dup(listener.(syscall.Conn))
+		must(t, err)
+		a := &acceptor{atOnce: 2, got: make(chan accepted, 100)}
+		must(t, l.Add(&a.Conn, fd, a))
+		turns(l)
+		dial()
+		dial()
+		for i, client := range clients {
+			got := <-a.got
+			must(t, got.err)
+			peer := os.NewFile(uintptr(got.fd), "accepted")
+			defer peer.Close()
+			conn, err := net.FileConn(peer)
+			must(t, err)
+			defer conn.Close()
+			want := netip.AddrPort{}
+			if tcp, ok := client.LocalAddr().(*net.TCPAddr); ok {
+				want = tcp.AddrPort()
+			}
+			if got.from != want {
+				t.Errorf("%s: connection %d comes from %v, want %v", network, i, got.from, want)
+			}
+			var b [1]byte
+			_, err = client.Write([]byte{byte(i)})
+			must(t, err)
+			if _, err := io.ReadFull(conn, b[:]); err != nil || b[0] != byte(i) {
+				t.Errorf("%s: connection %d carries %d, %v", network, i, b[0], err)
+			}
+		}
+		must(t, a.Close())
+		if got := <-a.got; got.err != ErrClosed {
+			t.Errorf("%s: after the end %v", network, got.err)
+		}
+		stop()
+	}
+}
+
+// What was released belongs to whoever has the descriptor: the loop is told nothing, and
+// Close closes nothing.
+func TestRelease(t *testing.T) {
+	l, _ := start(t)
+	told := make(chan struct{}, 10)
+	h := &handler{readable: func(*Loop) bool { told <- struct{}{}; return false }}
+	c, peer := add(t, l, h)
+	fd, err := c.Release()
+	must(t, err)
+	must(t, c.Close())
+	_, err = peer.Write([]byte("x"))
+	must(t, err)
+	turns(l)
+	if len(told) > 0 || l.Conns() != 0 {
+		t.Errorf("told %d times of a connection that it does not have, which has %d", len(told), l.Conns())
+	}
+	var b [1]byte
+	if n, err := unix.Read(fd, b[:]); n != 1 || err != nil || b[0] != 'x' {
+		t.Errorf("read %d %q, %v", n, b, err)
+	}
+	must(t, unix.Close(fd))
+	if _, err := c.Release(); err != ErrClosed {
+		t.Errorf("released twice: %v", err)
+	}
 }

@@ -5,6 +5,7 @@ package loop
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"syscall"
 )
 
@@ -58,6 +59,17 @@ func (*Conn) Quiet() bool { return false }
 
 // Unread reports false.
 func (*Conn) Unread() bool { return false }
+
+// Accept returns errors.ErrUnsupported.
+func (*Conn) Accept() (int, netip.AddrPort, error) {
+	return -1, netip.AddrPort{}, errors.ErrUnsupported
+}
+
+// LocalAddr returns nothing.
+func (*Conn) LocalAddr() netip.AddrPort { return netip.AddrPort{} }
+
+// Release returns errors.ErrUnsupported.
+func (*Conn) Release() (int, error) { return -1, errors.ErrUnsupported }
 
 // Write returns errors.ErrUnsupported.
 func (*Conn) Write([][]byte) (int, error) { return 0, errors.ErrUnsupported }
