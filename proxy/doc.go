@@ -18,13 +18,18 @@
 //
 //	name                owner of                      fed by                       ends when
 //	Server.Run          listeners, draining           its context                  all others have ended
-//	Server.accept       one listener                  the kernel, the gate         its listener is closed
-//	Server.serve        one client: its startup       the client's bytes           its session has begun; the client is gone
-//	                                                                               or evicted
+//	Server.accept       without a loop: one listener  the kernel, the gate         its listener is closed
+//	Server.serve        without a loop: one client,   the client's bytes           its session has begun; the client is gone
+//	                    its startup                                                or evicted
+//	startupEvents.spawn what of a startup on a loop   the startup                  it is done; the loop goes on
+//	                    may wait
+//	Server.session      the beginning of a session    its startup                  its session has begun; without a loop, and
+//	                    that has to wait for a server                              with replication, its end
 //	goroutines.run      without a loop: the reader    the client's bytes           the session is over
 //	                    of a session
-//	eventLoop.Run       the reading of the clients    epoll, Post                  after the last session
-//	                    and servers it watches
+//	eventLoop.Run       the listeners it watches, the epoll, Post                  after the last session
+//	                    startups and the reading of
+//	                    its clients and servers
 //	readServer          without a loop: the reading   the server's bytes           the loan is given back or broken
 //	                    side of one server
 //	                    connection in a slot
@@ -53,6 +58,12 @@
 // (when its backend is lost), and only the cancel registry reads its key meanwhile.
 //
 // # Two drivers
+//
+// A startup is driven by a goroutine that blocks (startup_run.go), or by the event loop of its
+// client (acceptor.go, startup_events.go): a login whose role is known, and a session whose
+// greeting and catalog are, begin there without anybody else. What may wait (a TLS handshake,
+// the auth query, the hashing of a password, a first connection to a server) is done by a
+// goroutine. The gate bounds how long a startup may take, under both.
 //
 // The mover of a session moves its bytes: goroutines that block (session_goroutines.go), or
 // the event loop of its client (session_events.go, socket.go), under which nothing blocks:

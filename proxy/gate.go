@@ -25,14 +25,17 @@ const (
 //     is silent for longer than silentFor, or else any that is older than
 //     evictAfter. So one address cannot take all places, and one that only connects
 //     gives way to those who authenticate at once.
+//  4. Who is inside for longer than the time that a startup may take loses its place.
 type gate struct {
 	freed chan struct{} // of capacity 1: a place may be free
 
 	mu struct {
 		sync.Mutex
-		limit  int
-		n      int
+		limits StartupLimits
 		byAddr map[netip.Prefix]*line
+		all    list.List   // of *place, in the order of their entrance
+		expiry *time.Timer // not later than when the oldest one's time is over
+		armed  bool        // it runs
 	}
 }
 
@@ -47,18 +50,21 @@ type place struct {
 	gate  *gate
 	key   netip.Prefix
 	since time.Time
-	evict func() // does not block
+	evict func(cause error) // does not block
 
 	// Guarded by gate.mu.
-	line *line
-	list *list.List // the one of line's that holds at; nil: evicted or left
-	at   *list.Element
+	inside *list.Element // of all; nil: evicted or left
+	line   *line
+	list   *list.List // the one of line's that holds at
+	at     *list.Element
 }
 
-func newGate(limit int) *gate {
+func newGate(limits StartupLimits) *gate {
 	g := &gate{freed: make(chan struct{}, 1)}
-	g.mu.limit = max(limit, 1)
+	g.mu.limits = limits
 	g.mu.byAddr = make(map[netip.Prefix]*line)
+	g.mu.expiry = time.AfterFunc(time.Hour, g.expire)
+	g.mu.expiry.Stop()
 	return g
 }
 
@@ -66,17 +72,22 @@ func newGate(limit int) *gate {
 func (g *gate) count() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.mu.n
+	return g.mu.all.Len()
 }
 
-// enter waits for a place. evict is called, at most once, when the connection loses
-// it; leave must be called in any case. The error is ctx's.
-func (g *gate) enter(ctx context.Context, addr netip.Addr, evict func()) (*place, error) {
-	p := &place{gate: g, key: network(addr), evict: evict}
+// newPlace makes a place for a connection that has not entered yet. evict is called, at
+// most once, when it loses the place, with what it is to be told.
+func (g *gate) newPlace(addr netip.Addr, evict func(cause error)) *place {
+	return &place{gate: g, key: network(addr), evict: evict}
+}
+
+// enter waits until the connection has its place; leave must be called in any case. The
+// error is ctx's.
+func (g *gate) enter(ctx context.Context, p *place) error {
 	for {
 		wait := g.try(p)
 		if wait <= 0 {
-			return p, nil
+			return nil
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -84,7 +95,7 @@ func (g *gate) enter(ctx context.Context, addr netip.Addr, evict func()) (*place
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 		timer.Stop()
 	}
@@ -95,23 +106,56 @@ func (g *gate) try(p *place) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p.since = time.Now()
-	if g.mu.n >= g.mu.limit {
+	if g.mu.all.Len() >= max(g.mu.limits.MaxHalfOpen, 1) {
 		victim, wait := g.heaviest().victim(p.since)
 		if wait > 0 {
 			return wait
 		}
 		g.remove(victim)
-		victim.evict()
+		victim.evict(errEvicted)
 	}
 	p.line = g.mu.byAddr[p.key]
 	if p.line == nil {
 		p.line = new(line)
 		g.mu.byAddr[p.key] = p.line
 	}
-	g.mu.n++
 	p.list = &p.line.silent
 	p.at = p.list.PushBack(p)
+	p.inside = g.mu.all.PushBack(p)
+	if !g.mu.armed {
+		g.mu.armed = true
+		g.mu.expiry.Reset(g.mu.limits.Timeout)
+	}
 	return 0
+}
+
+// expire evicts those whose time is over.
+func (g *gate) expire() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.armed = false
+	for at := g.mu.all.Front(); at != nil; at = g.mu.all.Front() {
+		p := at.Value.(*place)
+		if left := g.mu.limits.Timeout - time.Since(p.since); left > 0 {
+			g.mu.armed = true
+			g.mu.expiry.Reset(left)
+			return
+		}
+		g.remove(p)
+		p.evict(errStartupTimeout)
+		g.wake()
+	}
+}
+
+// clear evicts all.
+func (g *gate) clear(cause error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for at := g.mu.all.Front(); at != nil; at = g.mu.all.Front() {
+		p := at.Value.(*place)
+		g.remove(p)
+		p.evict(cause)
+	}
 }
 
 // victim returns who has to go, or how long there will be none yet. The line is not
@@ -136,7 +180,7 @@ func (l *line) victim(now time.Time) (p *place, wait time.Duration) {
 func (p *place) spoke() {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
-	if p.list == &p.line.silent {
+	if p.inside != nil && p.list == &p.line.silent {
 		p.list.Remove(p.at)
 		p.list = &p.line.spoken
 		p.at = p.list.PushBack(p)
@@ -152,10 +196,13 @@ func (p *place) leave() {
 	g.wake()
 }
 
-// resize changes the limit. Who is inside stays.
-func (g *gate) resize(limit int) {
+// resize changes the limits. Who is inside stays, as long as he may.
+func (g *gate) resize(limits StartupLimits) {
 	g.mu.Lock()
-	g.mu.limit = max(limit, 1)
+	g.mu.limits = limits
+	if g.mu.armed {
+		g.mu.expiry.Reset(0)
+	}
 	g.mu.Unlock()
 	g.wake()
 }
@@ -170,12 +217,12 @@ func (g *gate) wake() {
 
 // remove takes a connection out, once; the lock is held.
 func (g *gate) remove(p *place) {
-	if p.list == nil {
+	if p.inside == nil {
 		return
 	}
 	p.list.Remove(p.at)
-	p.list = nil
-	g.mu.n--
+	g.mu.all.Remove(p.inside)
+	p.inside = nil
 	if p.line.len() == 0 {
 		delete(g.mu.byAddr, p.key)
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -15,11 +16,11 @@ var (
 
 func TestGateEvictsTheOldestOfTheHeaviest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(3)
+		g := newGate(StartupLimits{MaxHalfOpen: 3, Timeout: time.Minute})
 		var evicted string
 		enter := func(name string, addr netip.Addr) *place {
-			p, err := g.enter(t.Context(), addr, func() { evicted += name })
-			if err != nil {
+			p := g.newPlace(addr, func(error) { evicted += name })
+			if err := g.enter(t.Context(), p); err != nil {
 				t.Fatal(err)
 			}
 			return p
@@ -60,15 +61,15 @@ func TestGateEvictsTheOldestOfTheHeaviest(t *testing.T) {
 
 func TestGateWaitsForOneThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(1)
-		p, err := g.enter(t.Context(), honest, func() { t.Error("evicted") })
-		if err != nil {
+		g := newGate(StartupLimits{MaxHalfOpen: 1, Timeout: time.Minute})
+		p := g.newPlace(honest, func(error) { t.Error("evicted") })
+		if err := g.enter(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
 		p.spoke()
 		time.AfterFunc(evictAfter/2, p.leave)
 		began := time.Now()
-		if _, err := g.enter(t.Context(), honest, nil); err != nil {
+		if err := g.enter(t.Context(), g.newPlace(honest, nil)); err != nil {
 			t.Fatal(err)
 		}
 		if waited := time.Since(began); waited != evictAfter/2 {
@@ -76,11 +77,57 @@ func TestGateWaitsForOneThatLeaves(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := g.enter(ctx, honest, nil); err == nil {
+		if err := g.enter(ctx, g.newPlace(honest, nil)); err == nil {
 			t.Error("entered after the end")
 		}
 		if p.leave(); g.count() != 1 {
 			t.Errorf("%d inside after one left twice", g.count())
+		}
+	})
+}
+
+// The time of each begins when it enters, and a shorter one holds for those inside, too.
+func TestGateEvictsWhoTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(StartupLimits{MaxHalfOpen: 10, Timeout: time.Minute})
+		evicted := make(chan string, 10)
+		enter := func(name string) *place {
+			p := g.newPlace(honest, func(cause error) {
+				if !errors.Is(cause, errStartupTimeout) {
+					t.Errorf("%s is told %v", name, cause)
+				}
+				evicted <- name
+			})
+			if err := g.enter(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		after := func(d time.Duration, want string) {
+			t.Helper()
+			advance(d)
+			got := ""
+			for len(evicted) > 0 {
+				got += <-evicted
+			}
+			if got != want {
+				t.Errorf("evicted %q, want %q", got, want)
+			}
+		}
+		enter("1")
+		after(20*time.Second, "")
+		enter("2").leave()
+		enter("3").spoke()
+		after(40*time.Second-1, "")
+		after(1, "1")
+		after(20*time.Second, "3")
+		enter("4")
+		after(time.Second, "")
+		g.resize(StartupLimits{MaxHalfOpen: 10, Timeout: 2 * time.Second})
+		after(time.Second-1, "")
+		after(1, "4")
+		if g.count() != 0 {
+			t.Errorf("%d inside, want none", g.count())
 		}
 	})
 }

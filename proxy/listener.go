@@ -70,7 +70,7 @@ func listenTCP(ctx context.Context, cfg ListenConfig) (listeners []net.Listener,
 		KeepAlive: -1, // accept sees to it
 		Control: func(_, _ string, rc syscall.RawConn) error {
 			_ = passOn(rc, cfg.Keepalive)
-			return awaitData(rc)
+			return errors.Join(awaitData(rc), sendAtOnce(rc))
 		},
 	}
 	for _, h := range hosts {
@@ -123,7 +123,8 @@ type newcomer struct {
 // listener breaks.
 func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcomer)) error {
 	var failing bool
-	inherited := inheritance{listener: l}
+	sc, _ := l.(syscall.Conn)
+	inherited := inheritance{listener: sc}
 	inherited.set(s.cfg.Load().Listen.Keepalive)
 	for {
 		conn, err := l.Accept()
@@ -159,7 +160,8 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcom
 		}
 		n := newcomer{conn: conn}
 		n.ctx, n.end = context.WithCancelCause(ctx)
-		if n.place, err = s.gate.enter(ctx, addr, func() { n.end(errEvicted) }); err != nil {
+		n.place = s.gate.newPlace(addr, n.end)
+		if err := s.gate.enter(ctx, n.place); err != nil {
 			_ = conn.Close()
 			n.end(nil)
 			return nil
@@ -170,7 +172,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(n newcom
 
 // inheritance is the keepalive that connections have when they come from a listener.
 type inheritance struct {
-	listener  net.Listener
+	listener  syscall.Conn // nil: it has no socket
 	known     bool
 	keepalive KeepaliveConfig
 }
@@ -181,11 +183,10 @@ func (i *inheritance) has(k KeepaliveConfig) bool { return i.known && i.keepaliv
 // is known.
 func (i *inheritance) set(k KeepaliveConfig) {
 	i.known = false
-	sc, ok := i.listener.(syscall.Conn)
-	if !ok {
+	if i.listener == nil {
 		return
 	}
-	if rc, err := sc.SyscallConn(); err == nil && passOn(rc, k) == nil {
+	if rc, err := i.listener.SyscallConn(); err == nil && passOn(rc, k) == nil {
 		i.known, i.keepalive = true, k
 	}
 }

@@ -20,6 +20,9 @@ func TestKeepaliveOfClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = control(rc, func(fd int) error {
+			if at, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY); at != 1 || err != nil {
+				t.Errorf("TCP_NODELAY %d, %v", at, err)
+			}
 			on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
 			if on == 0 || err != nil {
 				return err

@@ -65,8 +65,8 @@ func (sh *sessions) runLoops(ctx context.Context) error {
 // loopFor returns the event loop that is to serve a client, the one that serves fewest;
 // nil: goroutines do.
 func (sh *sessions) loopFor(c *client) *eventLoop {
-	if len(sh.loops) == 0 || c.replication != 0 {
-		return nil
+	if c.loop != nil || len(sh.loops) == 0 || c.replication != 0 {
+		return c.loop
 	}
 	conn := c.conn
 	if under := carrierOf(conn); under != nil {
@@ -75,6 +75,11 @@ func (sh *sessions) loopFor(c *client) *eventLoop {
 	if _, ok := conn.(syscall.Conn); !ok { // it has something that was read already
 		return nil
 	}
+	return sh.leastLoop()
+}
+
+// leastLoop returns the event loop that serves fewest connections.
+func (sh *sessions) leastLoop() *eventLoop {
 	least := sh.loops[0]
 	for _, l := range sh.loops[1:] {
 		if l.Conns() < least.Conns() {

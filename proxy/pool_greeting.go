@@ -24,13 +24,13 @@ const maxGreetings = 10_000
 // greeting returns what the server tells a client that logs in, without one when that
 // was looked at within auth.cache; else a connection is acquired and released. The errors
 // are those of acquire.
-func (p *pools) greeting(ctx context.Context, b cluster.Backend, c *client) ([]pgwire.Parameter, []byte, error) {
+func (p *pools) greeting(ctx context.Context, b cluster.Backend, c *client) (*greeted, error) {
 	if known := p.known(b, c); known != nil {
-		return known.params, known.notices, nil
+		return known, nil
 	}
 	sc, err := p.acquire(ctx, b, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p.mu.Lock()
 	bp, known := sc.pool, sc.pool.greetings[sc.key]
@@ -40,7 +40,7 @@ func (p *pools) greeting(ctx context.Context, b cluster.Backend, c *client) ([]p
 	known.checked = time.Now() // what an earlier login was told is older than the last one
 	p.mu.Unlock()
 	p.release(sc, true)
-	return known.params, known.notices, nil
+	return known, nil
 }
 
 // known returns the greeting for a client if it can still be trusted; nil: it cannot.

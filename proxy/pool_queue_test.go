@@ -365,11 +365,11 @@ func TestPoolGreeting(t *testing.T) {
 		defer pp.shutdown()
 		b := pp.backend(0)
 		greet := func(user string) []pgwire.Parameter {
-			params, _, err := pp.greeting(t.Context(), b, testClient(user))
+			known, err := pp.greeting(t.Context(), b, testClient(user))
 			if err != nil {
 				t.Fatal(err)
 			}
-			return params
+			return known.params
 		}
 		first := greet("u")
 		sc := pp.try(b, testClient("u")) // nothing is idle now

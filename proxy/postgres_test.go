@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
 	"github.com/pgproxy/pgproxy/internal/pgtest"
+	"github.com/pgproxy/pgproxy/internal/pgwire"
 )
 
 // lookupSQL is the part of `pgproxy setup-sql` that the auth query needs.
@@ -403,6 +406,36 @@ func TestPostgresOverTLSOnBothSides(t *testing.T) {
 	wantIdle(t, s, 1)
 	if again := connect(t, plus); again.PgConn().PID() != pid {
 		t.Error("a TLS connection was not reused")
+	}
+	repl := dsn(s.Addr(), pgtest.ReplUser, pgtest.Password(pgtest.ReplUser), "postgres", "replication=database channel_binding=require")
+	repl = strings.Replace(repl, "sslmode=disable", "sslmode=verify-full sslrootcert="+a.file, 1)
+	stream, err := pgconn.Connect(t.Context(), repl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := stream.Exec(t.Context(), "IDENTIFY_SYSTEM").ReadAll(); err != nil || len(rows) != 1 {
+		t.Errorf("IDENTIFY_SYSTEM: %v, %v", rows, err)
+	}
+	stream.Close(t.Context())
+}
+
+// What a client sends behind its startup packet is answered, whether its session can begin at
+// once, since another has begun before, or has to wait for a server.
+func TestPostgresClientDoesNotWait(t *testing.T) {
+	trust := "local all all trust\nhost all all all trust\n"
+	primary := pgtest.StartCluster(t, pgtest.Options{HBA: trust}).Primary()
+	s := servePostgres(t, primary, func(cfg *Config) {
+		cfg.Pool.Mode = PoolTransaction
+		cfg.Auth.HBAFile = writeFile(t, trust)
+	})
+	for range 3 {
+		conn := dialTest(t, s.Addr())
+		send(t, conn, startupFor("user", "app", "database", "app"), pgwire.AppendQuery(nil, "SELECT 42"),
+			pgwire.AppendEmpty(nil, pgwire.Terminate))
+		answer, err := io.ReadAll(conn)
+		if err != nil || !bytes.Contains(answer, []byte("SELECT 1\x00Z")) {
+			t.Errorf("the answer is %q, %v", answer, err)
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func (s *Server) Reload(cfg Config, monitorPassword string) error {
 	// Nothing below fails.
 	s.cfg.Store(&cfg)
 	s.sessions.reconfigure(&cfg)
-	s.gate.resize(cfg.Listen.Startup.MaxHalfOpen)
+	s.gate.resize(cfg.Listen.Startup)
 	s.tls.Store(front)
 	s.auth.SetHBA(hba)
 	s.store.SetTTL(cfg.Auth.Cache)

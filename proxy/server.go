@@ -105,7 +105,7 @@ var errShutdown = &Refusal{Code: codeAdminShutdown, Message: "pgproxy: shutting 
 func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{
 		deps: deps, log: deps.Logger,
-		gate:     newGate(cfg.Listen.Startup.MaxHalfOpen),
+		gate:     newGate(cfg.Listen.Startup),
 		ready:    make(chan struct{}),
 		draining: make(chan struct{}),
 	}
@@ -224,7 +224,17 @@ func (s *Server) Run(ctx context.Context) error {
 		looped <- err
 	}()
 	defer context.AfterFunc(serving, s.sessions.abort)()
-	for _, l := range listeners {
+	var acceptors []*acceptor
+	for i, l := range listeners {
+		if loops := s.sessions.loops; len(loops) > 0 {
+			a, err := s.newAcceptor(loops[i%len(loops)], l, accepting, serving)
+			if err != nil {
+				stopAccepting(err)
+				break
+			}
+			acceptors = append(acceptors, a)
+			continue
+		}
 		accepts.Go(func() {
 			if err := s.accept(accepting, l, func(n newcomer) {
 				s.conns.Go(func() { s.serve(serving, n) })
@@ -240,7 +250,11 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range listeners {
 		_ = l.Close()
 	}
+	for _, a := range acceptors {
+		a.stop()
+	}
 	accepts.Wait()
+	s.gate.clear(context.Cause(accepting))
 	close(s.draining)
 	s.sessions.drain(errShutdown.encode(pgwire.SeverityFatal))
 	overdue := time.AfterFunc(s.cfg.Load().Listen.Drain, func() { stopServing(errShutdown) })
@@ -272,21 +286,35 @@ func (s *Server) serve(ctx context.Context, n newcomer) {
 	n.end(nil)
 	if err != nil {
 		_ = c.conn.Close()
-		if !errors.Is(err, errSilent) {
-			s.log.Info("client refused", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
-		} else {
-			s.log.Debug("connection closed before its session", "client", c.addr(), "error", err)
-		}
+		s.refused(c, err)
 		return
 	}
 	s.conns.Add(1)
+	s.session(ctx, c)
+}
+
+// refused logs why a connection has not become a client.
+func (s *Server) refused(c *client, err error) {
+	if !errors.Is(err, errSilent) {
+		s.log.Info("client refused", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
+	} else {
+		s.log.Debug("connection closed before its session", "client", c.addr(), "error", err)
+	}
+}
+
+// session runs the session of a client that was admitted. ctx bounds it.
+func (s *Server) session(ctx context.Context, c *client) {
 	run := s.handle
 	if c.replication != pgwire.ReplicationNone {
 		run = s.serveReplication
 	}
-	err = run(ctx, c)
+	s.left(c, run(ctx, c))
+}
+
+// left takes the end of a session, unless it goes on: then ended follows.
+func (s *Server) left(c *client, err error) {
 	if errors.Is(err, errGoesOn) {
-		return // s.ended follows
+		return
 	}
 	if err != nil {
 		s.log.Debug("session ended", "client", c.addr(), "user", c.user, "database", c.database, "error", err)
@@ -303,11 +331,9 @@ func (s *Server) ended(c *client) {
 
 // start authenticates a connection and counts it as a client.
 func (s *Server) start(n newcomer, c *client) error {
-	ctx, cancel := context.WithTimeoutCause(n.ctx, s.cfg.Load().Listen.Startup.Timeout, errStartupTimeout)
-	defer cancel()
-	release := bound(ctx, c.raw)
+	release := bound(n.ctx, c.raw)
 	st := &startup{server: s, client: c, spoke: n.place.spoke}
-	err := st.run(ctx)
+	err := st.run(n.ctx)
 	if late := release(); late != nil {
 		err = late
 	}

@@ -142,7 +142,19 @@ func (sh *sessions) newSession(ctx context.Context, c *client) *clientSession {
 	}
 	s.env = newSessionEnv(sh, s)
 	s.mu.core = session.New(s.env)
+	if sh.statements != nil {
+		if c.renames {
+			s.mu.core.Name(c.appName)
+		}
+		s.mu.core.Share(sh.statements, sh.cfg.Load().Pool.Statements)
+	}
 	return s
+}
+
+// know notes what of a client decides with whom it shares connections.
+func (sh *sessions) know(c *client) {
+	c.loop = sh.loopFor(c)
+	c.renames = sh.statements != nil && c.names()
 }
 
 // errGoesOn tells that a session has begun, and ends by itself.
@@ -151,23 +163,34 @@ var errGoesOn = errors.New("the session goes on")
 // serve begins one session, which goes on by itself: errGoesOn. ctx ends when all
 // sessions are to end at once.
 func (sh *sessions) serve(ctx context.Context, c *client) error {
-	c.loop = sh.loopFor(c)
+	sh.know(c)
 	s := sh.newSession(ctx, c)
-	if sh.statements != nil {
-		if c.renames = c.names(); c.renames {
-			s.mu.core.Name(c.appName)
-		}
-		s.mu.core.Share(sh.statements, sh.cfg.Load().Pool.Statements)
-	}
-
 	first, err := s.firstServer(ctx)
 	if err != nil {
 		return errors.Join(err, c.tell(fatalResponse(err)))
 	}
 	// Before it is read, a function that the session calls may be anything.
 	s.env.catalog.await(ctx)
+	return s.start(first)
+}
+
+// serveNow is serve where that does not wait: nil: it would.
+func (sh *sessions) serveNow(ctx context.Context, c *client) error {
+	sh.know(c)
+	greeting := sh.greetingNow(c)
+	if greeting == nil {
+		return nil
+	}
+	s := sh.newSession(ctx, c)
+	return s.start(s.startGreeted(session.Primary, greeting))
+}
+
+// start begins the session with what it starts with.
+func (s *clientSession) start(first start) error {
+	sh, c := s.shared, s.client
 	s.cancels = sh.cancels.register(first.pid, c.protocol32(), s)
-	if err = c.tell(s.greeting(first, s.cancels.secret())); err != nil {
+	err := c.tell(s.greeting(first, s.cancels.secret()))
+	if err != nil {
 		err = fmt.Errorf("greet client: %w", err)
 	} else {
 		err = s.begin(first)

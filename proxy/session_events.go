@@ -23,15 +23,25 @@ type events struct {
 	left    bool // all that worked for it has ended, too
 }
 
-// begin gives the client's connection to the loop, which waits for the lock.
+// begin gives the client's connection to the loop, which waits for the lock, unless its
+// startup has done so.
 func (s *events) begin() error {
 	c := s.client
-	k, err := newSocket(c.loop.Loop, c.conn, nil, s.clientSession)
-	if err != nil {
-		return fmt.Errorf("hand the client to an event loop: %w", err)
+	k := c.sock
+	if k == nil {
+		var err error
+		if k, err = newSocket(c.loop.Loop, c.conn, nil, s.clientSession); err != nil {
+			return fmt.Errorf("hand the client to an event loop: %w", err)
+		}
+		c.conn, c.raw, c.sock = k, k, k
 	}
-	c.conn, c.raw, c.sock = k, k, k
 	s.mu.client = peer{conn: k, sock: k}
+	k.owner.Store(s.clientSession)
+	if len(k.rest) > 0 { // a client that does not wait for ReadyForQuery
+		s.held = true
+		s.progressed()
+	}
+	k.conn.Resume()
 	return nil
 }
 

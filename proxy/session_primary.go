@@ -57,12 +57,29 @@ func (s *clientSession) startOn(ctx context.Context, slot session.Slot, b *clust
 		}
 		return s.startWith(slot, loan), nil
 	}
-	params, notices, err := sh.pools.greeting(ctx, *b, s.client)
+	greeting, err := sh.pools.greeting(ctx, *b, s.client)
 	if err != nil {
 		return start{}, err
 	}
+	return s.startGreeted(slot, greeting), nil
+}
+
+// startGreeted starts a session that gets a connection for each transaction.
+func (s *clientSession) startGreeted(slot session.Slot, g *greeted) start {
 	s.mu.core.OwnPID(s.ownPID())
-	return start{slot: slot, pid: s.ownPID(), params: params, notices: notices}, nil
+	return start{slot: slot, pid: s.ownPID(), params: g.params, notices: g.notices}
+}
+
+// greetingNow returns the greeting with which a session can start without waiting for
+// anything; nil: there is none.
+func (sh *sessions) greetingNow(c *client) *greeted {
+	state := sh.cluster.State()
+	b := upPrimary(state)
+	if sh.statements == nil || b == nil || state.Holds() || sh.settles(c) != nil ||
+		sh.catalogs.of(c.database).current.Load() == nil {
+		return nil
+	}
+	return sh.pools.known(*b, c)
 }
 
 func (s *clientSession) startWith(slot session.Slot, loan *serverConn) start {

@@ -20,13 +20,13 @@ import (
 // session.
 type socket struct {
 	conn   loop.Conn
-	local  net.Addr
 	tenure *tenure // of the primary that it is to; nil: anything else
 	// tls is above the socket, and under is between the two; nil: there is no TLS.
 	tls   *tls.Conn
 	under *carrier
-	// owner is told of what comes; nil: the one who reads.
+	// owner is told of what comes; nil: the startup under way, or else the one who reads.
 	owner    atomic.Pointer[clientSession]
+	starting atomic.Pointer[startupEvents]
 	attached attachedServer // in the slot of a session; of the session's lock
 	// rest is what was read and the core has not taken. Of the session's lock.
 	rest []byte
@@ -52,7 +52,7 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 	if err != nil {
 		return nil, err
 	}
-	k := &socket{local: conn.LocalAddr(), tenure: t}
+	k := &socket{tenure: t}
 	if owner == nil {
 		k.read = make(chan struct{}, 1)
 	}
@@ -79,6 +79,9 @@ func newSocket(l *loop.Loop, conn net.Conn, t *tenure, owner *clientSession) (*s
 func (k *socket) Readable(l *loop.Loop) (again bool) {
 	if s := k.owner.Load(); s != nil {
 		return s.mover.(*events).readable(ownerOf(l), k)
+	}
+	if s := k.starting.Load(); s != nil {
+		return s.readable(ownerOf(l))
 	}
 	select {
 	case k.read <- struct{}{}:
@@ -131,6 +134,11 @@ func (k *socket) putRaw(pieces [][]byte) (int, error) {
 
 // Read waits for what comes.
 func (k *socket) Read(b []byte) (int, error) {
+	if len(k.rest) > 0 {
+		n := copy(b, k.rest)
+		k.rest = k.rest[n:]
+		return n, nil
+	}
 	for {
 		if n, err := k.take(b); n > 0 || err != nil || len(b) == 0 {
 			return n, err
@@ -176,8 +184,13 @@ func (k *socket) CloseWrite() error {
 	return k.conn.CloseWrite()
 }
 
-// LocalAddr returns the address on this side.
-func (k *socket) LocalAddr() net.Addr { return k.local }
+// LocalAddr returns the address on this side; nil for a Unix socket.
+func (k *socket) LocalAddr() net.Addr {
+	if a := k.conn.LocalAddr(); a.IsValid() {
+		return net.TCPAddrFromAddrPort(a)
+	}
+	return nil
+}
 
 // RemoteAddr returns nil: who needs it has it.
 func (k *socket) RemoteAddr() net.Addr { return nil }
@@ -203,13 +216,13 @@ func (k *socket) Quiet() bool {
 }
 
 // SyscallConn is for the kernel's counters.
-func (k *socket) SyscallConn() (syscall.RawConn, error) { return rawSocket{k}, nil }
+func (k *socket) SyscallConn() (syscall.RawConn, error) { return rawSocket{&k.conn}, nil }
 
 // rawSocket gives the descriptor to who looks at it.
-type rawSocket struct{ k *socket }
+type rawSocket struct{ conn *loop.Conn }
 
 // Control calls f with the descriptor.
-func (r rawSocket) Control(f func(fd uintptr)) error { return r.k.conn.Control(f) }
+func (r rawSocket) Control(f func(fd uintptr)) error { return r.conn.Control(f) }
 
 // Read is not supported.
 func (rawSocket) Read(func(uintptr) bool) error { return errors.ErrUnsupported }

@@ -53,8 +53,8 @@ func (s *Server) serveOne(t testing.TB, conn net.Conn) {
 	t.Helper()
 	n := newcomer{conn: conn}
 	n.ctx, n.end = context.WithCancelCause(context.Background())
-	var err error
-	if n.place, err = s.gate.enter(n.ctx, network(conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()).Addr(), func() {}); err != nil {
+	n.place = s.gate.newPlace(conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(), n.end)
+	if err := s.gate.enter(n.ctx, n.place); err != nil {
 		t.Fatal(err)
 	}
 	s.serve(context.Background(), n)
@@ -153,7 +153,8 @@ func TestClientDoesNotWaitForReadyForQuery(t *testing.T) {
 	}
 }
 
-// A client that knows what it will be asked may send its password at once.
+// A client that knows what it will be asked may send its password at once, and what its
+// session is to do.
 func TestClientDoesNotWaitForTheRequestOfItsPassword(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.Auth.HBAFile = writeFile(t, "host all all all password\n")
@@ -167,7 +168,8 @@ func TestClientDoesNotWaitForTheRequestOfItsPassword(t *testing.T) {
 		})
 	})
 	conn := dialTest(t, s.Addr())
-	send(t, conn, startupFor("user", "a"), pgwire.AppendMessage(nil, pgwire.Password, []byte("pencil\x00")))
+	send(t, conn, startupFor("user", "a"), pgwire.AppendMessage(nil, pgwire.Password, []byte("pencil\x00")),
+		pgwire.AppendQuery(nil, "SELECT 'longer than the password'"))
 	wantMessage(t, conn, pgwire.Authentication)
 	wantIn(t, conn)
 }

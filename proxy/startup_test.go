@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,10 +147,10 @@ func TestEncryptionRequestsInEitherOrder(t *testing.T) {
 }
 
 func TestProtocolVersions(t *testing.T) {
-	var seen uint32
+	var seen atomic.Uint32
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, func(s *Server) {
 		s.handle = func(_ context.Context, c *client) error {
-			seen = c.protocol
+			seen.Store(c.protocol)
 			return c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
 	})
@@ -178,17 +180,17 @@ func TestProtocolVersions(t *testing.T) {
 			}
 		}
 		wantIn(t, conn)
-		if seen != tc.got {
-			t.Errorf("asked for %x, session has %x", tc.asked, seen)
+		if got := seen.Load(); got != tc.got {
+			t.Errorf("asked for %x, session has %x", tc.asked, got)
 		}
 	}
 }
 
 func TestStartupPacket(t *testing.T) {
-	var seen *client
+	clients := make(chan *client, 1)
 	s := serveTest(t, testConfig(t), newFakeCluster(testState()), Deps{}, func(s *Server) {
 		s.handle = func(_ context.Context, c *client) error {
-			seen = c
+			clients <- c
 			return c.tell(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle))
 		}
 	})
@@ -200,6 +202,7 @@ func TestStartupPacket(t *testing.T) {
 		send(t, conn, part)
 	}
 	wantIn(t, conn)
+	seen := <-clients
 	if seen.user != long[:63] || seen.database != long[:63] || seen.appName != "app" || len(seen.params) != 2 {
 		t.Errorf("client = %+v", seen)
 	}
@@ -407,7 +410,8 @@ func TestUnixSocket(t *testing.T) {
 
 	cfg := testConfig(t)
 	cfg.Listen.Address, cfg.Listen.UnixSocketDir = "", dir
-	s := serveTest(t, cfg, newFakeCluster(testState()), Deps{}, nil)
+	s := newTest(t, cfg, newFakeCluster(testState()), Deps{})
+	stop := runTest(t, s)
 	if got := s.Addr().String(); got != path {
 		t.Errorf("address %s, want %s", got, path)
 	}
@@ -421,6 +425,10 @@ func TestUnixSocket(t *testing.T) {
 
 	_, err = listen(t.Context(), cfg.Listen)
 	contains(t, err, "another server has it")
+	stop()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after the end the socket is there: %v", err)
+	}
 }
 
 func TestShutdown(t *testing.T) {

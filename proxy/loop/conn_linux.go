@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -243,16 +244,15 @@ func (c *Conn) Accept() (fd int, from netip.AddrPort, err error) {
 	for {
 		// That of package unix asks for the protocol, too.
 		fd, sa, err := syscall.Accept4(c.mu.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			return fd, addrPort(sa), nil
-		case unix.EINTR, unix.ECONNABORTED:
-			continue
-		case unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			c.mu.readable = false
 			return -1, from, nil
+		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED):
+			return -1, from, err
 		}
-		return -1, from, err
 	}
 }
 

@@ -668,7 +668,7 @@ func TestAccept(t *testing.T) {
 			}
 		}
 		must(t, a.Close())
-		if got := <-a.got; got.err != ErrClosed {
+		if got := <-a.got; !errors.Is(got.err, ErrClosed) {
 			t.Errorf("%s: after the end %v", network, got.err)
 		}
 		stop()
@@ -696,7 +696,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("read %d %q, %v", n, b, err)
 	}
 	must(t, unix.Close(fd))
-	if _, err := c.Release(); err != ErrClosed {
+	if _, err := c.Release(); !errors.Is(err, ErrClosed) {
 		t.Errorf("released twice: %v", err)
 	}
 }
