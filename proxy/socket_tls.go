@@ -5,6 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
+
+	"github.com/pgproxy/pgproxy/proxy/loop"
 )
 
 // carrier is what TLS is above: a connection that blocks, for the handshake, and then, where
@@ -13,8 +16,9 @@ import (
 // what the socket does not take of a record waits here.
 type carrier struct {
 	net.Conn
-	sock *socket // nil: Conn is used
-	rest []byte  // of what was written
+	sock    *socket // nil: Conn is used
+	records *[]byte // gather what is written; nil: it is sent at once
+	rest    []byte  // of what was sent
 }
 
 // carrierOf returns what is below a connection with TLS; nil: it has none.
@@ -52,15 +56,24 @@ func (c *carrier) Write(b []byte) (int, error) {
 	if c.sock == nil {
 		return c.Conn.Write(b)
 	}
+	if c.records != nil {
+		*c.records = append(*c.records, b...)
+		return len(b), nil
+	}
+	return len(b), c.send(b)
+}
+
+// send writes what the socket takes; the rest waits.
+func (c *carrier) send(b []byte) error {
 	n := 0
 	if len(c.rest) == 0 {
 		var err error
 		if n, err = c.sock.putRaw([][]byte{b}); err != nil {
-			return n, err
+			return err
 		}
 	}
 	c.rest = append(c.rest, b[n:]...)
-	return len(b), nil
+	return nil
 }
 
 // flush writes what waits, as far as the socket takes it.
@@ -101,6 +114,15 @@ func (k *socket) takeTLS(b []byte) (n int, err error) {
 // maxRecord is what one record of TLS holds at most, in bytes.
 const maxRecord = 16 << 10
 
+// maxGathered is how much is encrypted for one system call at most, in bytes.
+const maxGathered = loop.BufferLen
+
+// gathered are buffers for the records of so much.
+var gathered = sync.Pool{New: func() any {
+	b := make([]byte, 0, maxGathered+maxGathered/maxRecord*100)
+	return &b
+}}
+
 // putTLS is put with TLS: some of what it takes may still wait, see laden.
 func (k *socket) putTLS(pieces [][]byte) (n int, err error) {
 	if err := k.under.flush(); err != nil {
@@ -110,7 +132,7 @@ func (k *socket) putTLS(pieces [][]byte) (n int, err error) {
 		pieces = [][]byte{bytes.Join(pieces, nil)}
 	}
 	for b := pieces[0]; len(b) > 0 && !k.laden(); {
-		r, err := k.tls.Write(b[:min(len(b), maxRecord)])
+		r, err := k.writeTLS(b[:min(len(b), maxGathered)])
 		n += r
 		if err != nil {
 			return n, err
@@ -118,6 +140,23 @@ func (k *socket) putTLS(pieces [][]byte) (n int, err error) {
 		b = b[r:]
 	}
 	return n, nil
+}
+
+// writeTLS writes with one system call, where crypto/tls has one for each record.
+func (k *socket) writeTLS(b []byte) (n int, err error) {
+	if len(b) <= maxRecord {
+		return k.tls.Write(b)
+	}
+	k.under.records = gathered.Get().(*[]byte)
+	n, err = k.tls.Write(b)
+	records := k.under.records
+	k.under.records = nil
+	if err == nil {
+		err = k.under.send(*records)
+	}
+	*records = (*records)[:0]
+	gathered.Put(records)
+	return n, err
 }
 
 // laden reports that bytes which put has taken wait for the socket to take more: put, of

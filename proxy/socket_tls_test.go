@@ -88,7 +88,7 @@ func TestSecureSocketWaitsForItsPeer(t *testing.T) {
 	if put() {
 		t.Fatal("the kernel has taken everything; the test needs more")
 	}
-	if again := sent; put() || sent != again || len(k.under.rest) > 2*maxRecord {
+	if again := sent; put() || sent != again || len(k.under.rest) > 2*maxGathered {
 		t.Errorf("with a full socket %d bytes more are taken, and %d wait", sent-again, len(k.under.rest))
 	}
 	sum := make(chan [32]byte)
