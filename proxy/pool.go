@@ -73,6 +73,7 @@ type pools struct {
 	barred atomic.Uint64       // ID of the last operation for which everything to the old primary is closed
 
 	lastID     atomic.Uint64
+	queued     atomic.Int64   // waiters in the lines of all groups
 	background sync.WaitGroup // links that are cleaned, logins that nobody waits for
 	wake       chan struct{}  // to run; of capacity 1
 	retry      time.Duration  // see retryPrimary

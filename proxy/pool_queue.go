@@ -172,6 +172,7 @@ func (bp *backendPool) queue(w *waiter) {
 		bp.queues = append(bp.queues, g)
 	}
 	w.at = insert(&g.waiting, w)
+	bp.pools.queued.Add(1)
 	if bp.outage.on {
 		bp.pools.wakeUp() // which may have seen nobody for whom a login is to be tried again
 	}
@@ -204,6 +205,7 @@ func (bp *backendPool) unqueue(w *waiter) {
 
 func (bp *backendPool) leaveGroup(w *waiter, g *group) {
 	g.waiting.Remove(w.at)
+	bp.pools.queued.Add(-1)
 	if g.waiting.Len() == 0 {
 		bp.queues = slices.DeleteFunc(bp.queues, func(o *group) bool { return o == g })
 	}

@@ -335,8 +335,11 @@ func (s *clientSession) follow(detached []session.Detachment) (placed session.Sl
 	}
 	if s.mu.core.Waiting() && !s.mu.sampling && !s.mu.over {
 		s.mu.sampling = true
-		ctx := s.context()
-		s.spawn(func() { s.awaitSamples(ctx) })
+		ctx, bound := s.context(), maxSampleWait
+		if s.mu.servers == ([session.Standby + 1]*attachedServer{}) && s.env.Crowded("") {
+			bound = maxCrowdWait
+		}
+		s.spawn(func() { s.awaitSamples(ctx, bound) })
 	}
 	return placed
 }
@@ -346,10 +349,14 @@ func (s *clientSession) follow(detached []session.Detachment) (placed session.Sl
 // replay take less than 65 ms (measured on two cores).
 const maxSampleWait = 100 * time.Millisecond
 
+// maxCrowdWait is that bound where the read would wait for the primary, too, and the
+// session holds nothing that others wait for.
+const maxCrowdWait = time.Second
+
 // awaitSamples has the core look again with each new sample, until it does not
 // wait any more or the time is over.
-func (s *clientSession) awaitSamples(ctx context.Context) {
-	timer := time.NewTimer(maxSampleWait)
+func (s *clientSession) awaitSamples(ctx context.Context, bound time.Duration) {
+	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	for waiting := true; waiting; {
 		changed := s.shared.sampler.Changed()

@@ -65,11 +65,12 @@ func (c *Core) StartFloor(mark uint64) {
 }
 
 // blocked decides about a read whose standby is not known to have caught up; true:
-// it waits, else the primary takes it.
+// it waits, else the primary takes it. A line there takes longer than a sample, and each
+// answer that a session got from the end of it would send the next reads there, too.
 func (c *Core) blocked() bool {
 	f := &c.floor
 	f.patience = max(f.patience, leastPatience)
-	if f.refused < f.patience {
+	if f.refused < f.patience && !c.env.Crowded(f.standby) {
 		f.refused++
 		return false
 	}
@@ -94,8 +95,10 @@ func (c *Core) StopWaiting() {
 	case f.waiting && c.seen.stage == confirmWait:
 		f.waiting, c.seen.due = false, true
 	case f.waiting:
+		if f.refused >= f.patience { // it did not wait for the line alone
+			f.patience = min(4*f.patience, mostPatience)
+		}
 		f.waiting, f.refused = false, 0
-		f.patience = min(4*f.patience, mostPatience)
 		c.batch.givenUp = true
 	}
 }
