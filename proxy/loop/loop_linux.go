@@ -34,8 +34,7 @@ type Loop struct {
 	spare  []*Conn
 	tasks  []Task
 	now    int64
-	yields int64 // when it last let other goroutines run,
-	since  int64 // and how many events there have been since then
+	yields int64 // when it last let other goroutines run
 	policy policy
 
 	mu struct {
@@ -126,11 +125,10 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.fetch(n)
 		l.now = l.clock()
-		l.since += int64(n)
+		l.policy.note(l.now, n)
 		if l.now-l.yields > int64(yieldAfter) {
-			l.policy.set(l.now-l.yields < l.since*busyGap)
 			runtime.Gosched()
-			l.yields, l.since = l.now, 0
+			l.yields = l.now
 		}
 		l.serve(n)
 	}

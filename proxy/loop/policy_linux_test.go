@@ -35,10 +35,13 @@ func TestPolicyOfABusyLoop(t *testing.T) {
 		must(t, <-ended)
 	}()
 	seen := make(chan struct{})
-	_, peer := add(t, l, &handler{readable: func(*Loop) bool {
+	var c *Conn
+	c, peer := add(t, l, &handler{readable: func(l *Loop) bool {
+		_, _ = c.Read(l.Buffer())
 		seen <- struct{}{}
 		return false
 	}})
+	turns(l) // it knows c
 	// events has that many events come, the last one after that time.
 	events := func(n int, after int64) {
 		for i := range n {
@@ -52,15 +55,15 @@ func TestPolicyOfABusyLoop(t *testing.T) {
 		}
 	}
 
-	events(1, int64(yieldAfter)+1)
+	events(1, policyTime+1)
 	if p := policyNow(t, l); p != unix.SCHED_NORMAL {
 		t.Errorf("a loop with little to do has policy %d", p)
 	}
-	events(int(yieldAfter)/busyGap*2, int64(yieldAfter)+1)
+	events(policyTime/busyGap*2, policyTime+1)
 	if p := policyNow(t, l); p != unix.SCHED_BATCH {
 		t.Errorf("a loop with much to do has policy %d", p)
 	}
-	events(1, int64(yieldAfter)+1)
+	events(1, policyTime+1)
 	if p := policyNow(t, l); p != unix.SCHED_NORMAL {
 		t.Errorf("a loop with little to do again has policy %d", p)
 	}
