@@ -30,6 +30,7 @@ type acceptor struct {
 		sync.Mutex
 		inherited inheritance
 		failing   bool
+		paused    bool // nothing is accepted, although there may be somebody
 		stopped   bool
 	}
 }
@@ -79,7 +80,7 @@ func (a *acceptor) Readable(*loop.Loop) (again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for range maxAccepts {
-		if a.mu.stopped {
+		if a.mu.stopped || a.mu.paused {
 			return false
 		}
 		fd, from, err := a.conn.Accept()
@@ -88,9 +89,10 @@ func (a *acceptor) Readable(*loop.Loop) (again bool) {
 			return false
 		}
 		a.mu.failing = false
-		if fd < 0 || !a.enter(fd, from) {
+		if fd < 0 {
 			return false
 		}
+		a.enter(fd, from)
 	}
 	return true
 }
@@ -101,22 +103,30 @@ func (*acceptor) Writable(*loop.Loop) {}
 // pause tries again later.
 func (a *acceptor) pause(err error) {
 	first := !a.mu.failing
-	a.mu.failing = true
+	a.mu.failing, a.mu.paused = true, true
 	time.AfterFunc(acceptPause, func() {
 		if first {
 			a.server.log.Error("cannot accept a client", "error", err)
 		}
-		a.conn.Resume()
+		a.resume()
 	})
 }
 
-// enter starts a connection that has its place, or else waits for one; false: it waits.
-func (a *acceptor) enter(fd int, from netip.AddrPort) bool {
+// resume accepts again.
+func (a *acceptor) resume() {
+	a.mu.Lock()
+	a.mu.paused = false
+	a.mu.Unlock()
+	a.conn.Resume()
+}
+
+// enter starts a connection when it has its place; until then nobody else is accepted.
+func (a *acceptor) enter(fd int, from netip.AddrPort) {
 	srv := a.server
 	k := new(socket)
 	c := &client{conn: k, raw: k, sock: k, loop: srv.sessions.leastLoop(), remote: from, local: a.path != ""}
 	s := &startupEvents{loop: c.loop, sock: k, serving: a.serving}
-	s.place = srv.gate.newPlace(from.Addr(), func(cause error) { go s.end(cause) })
+	s.place = srv.gate.newPlace(from.Addr(), s.evicted)
 	s.startup = startup{server: srv, client: c, spoke: s.place.spoke}
 	if wanted := srv.cfg.Load().Listen.Keepalive; !c.local && !a.mu.inherited.has(wanted) {
 		_ = keepAlive(fd, wanted) // fails only on a broken one
@@ -127,10 +137,11 @@ func (a *acceptor) enter(fd int, from netip.AddrPort) bool {
 	defer s.mu.Unlock()
 	if srv.gate.try(s.place) <= 0 {
 		a.start(s, fd)
-		return true
+		return
 	}
+	a.mu.paused = true
 	go func() {
-		defer a.conn.Resume()
+		defer a.resume()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if srv.gate.enter(a.accepting, s.place) == nil && a.accepting.Err() == nil {
@@ -141,7 +152,6 @@ func (a *acceptor) enter(fd int, from netip.AddrPort) bool {
 		closeFD(fd)
 		srv.conns.Done()
 	}()
-	return false
 }
 
 // start has a loop serve a connection.

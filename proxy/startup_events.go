@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/pgwire"
+	"github.com/pgproxy/pgproxy/proxy/loop"
 )
 
 // startupEvents is the driver of a startup by an event loop, which reads what the client
@@ -143,6 +144,19 @@ func (s *startupEvents) encrypt(ctx context.Context) (need, error) {
 	k.starting.Store(s)
 	return needBytes, nil
 }
+
+// evicted has the startup end that has lost its place. Where others come in its place the
+// loop sees to it, which accepts them: so it has no more descriptors open than it may.
+func (s *startupEvents) evicted(cause error) {
+	if errors.Is(cause, errEvicted) {
+		s.loop.Post(s)
+		return
+	}
+	go s.end(cause)
+}
+
+// Turn ends one that others have taken the place of.
+func (s *startupEvents) Turn(*loop.Loop) { s.end(errEvicted) }
 
 // end ends a startup that has lost its place.
 func (s *startupEvents) end(cause error) {
