@@ -138,23 +138,6 @@ func (t *Turn) Primary(primary, standbys int) bool {
 	return t.phase < before
 }
 
-// Shorter returns the candidate that is to take a read instead of the one at index from,
-// for whose connections so many wait that the read would: the one with the shortest line
-// by weight, if that is less than half as long. Else it is from: to go from one server to
-// another costs the session a wait for a sample.
-func Shorter(candidates []Candidate, from int, line func(backend string) int) int {
-	best, least := from, float64(line(candidates[from].Name))/float64(max(candidates[from].Weight, 1))/2
-	for i, c := range candidates {
-		if i == from || !c.Usable || c.Weight <= 0 {
-			continue
-		}
-		if n := float64(line(c.Name)) / float64(c.Weight); n < least {
-			best, least = i, n
-		}
-	}
-	return best
-}
-
 // TotalWeight sums the weights of the usable candidates.
 func TotalWeight(candidates []Candidate) int {
 	total := 0

@@ -1,27 +1,6 @@
 package proxy
 
-import (
-	"slices"
-
-	"github.com/pgproxy/pgproxy/lb"
-)
-
-// shorter returns the candidate for whose connections a client waits least if it would
-// wait long for those of candidates[from].
-func (p *pools) shorter(c *client, candidates []lb.Candidate, from int) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	g := p.groupOn(candidates[from].Name, c)
-	if !g.crowded() {
-		return from
-	}
-	return lb.Shorter(candidates, from, func(backend string) int {
-		if g := p.groupOn(backend, c); g != nil {
-			return g.waiting.Len()
-		}
-		return 0
-	})
-}
+import "slices"
 
 // crowded reports that a client would wait long for a connection to one of the backends.
 func (p *pools) crowded(c *client, backends ...string) bool {

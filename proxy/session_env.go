@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"cmp"
-	"slices"
 	"time"
 
 	"github.com/pgproxy/pgproxy/internal/cluster"
@@ -144,9 +143,8 @@ func safeEncoding(name []byte) bool {
 	return true
 }
 
-// Choose picks the server of a read: by redirect, else by weight, unless another one has
-// a much shorter line.
-func (e *sessionEnv) Choose(attached string, shown bool, hint lb.Target) string {
+// Choose picks the server of a read: by redirect, else by weight.
+func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 	cfg := &e.shared.cfg.Load().Balance
 	r := e.shared.routing.Load()
 	e.redirect()
@@ -159,17 +157,6 @@ func (e *sessionEnv) Choose(attached string, shown bool, hint lb.Target) string 
 		return ""
 	case e.forced != "":
 		return e.ifUsable(r, e.forced)
-	}
-	name := e.byWeight(cfg, r, attached)
-	if e.shared.pools.queued.Load() > 0 && cfg.Mode == lb.ModeStatement {
-		return e.shorter(r, name, attached, shown)
-	}
-	return name
-}
-
-// byWeight picks the server of a read by the weights of all.
-func (e *sessionEnv) byWeight(cfg *lb.Config, r *routing, attached string) string {
-	switch {
 	case e.atHome(cfg) && (e.home == "" || e.usable(r, e.home)):
 		return e.home
 	case !e.settled:
@@ -182,43 +169,6 @@ func (e *sessionEnv) byWeight(cfg *lb.Config, r *routing, attached string) strin
 		return e.settle("")
 	}
 	return e.settle(e.someStandby(r, cmp.Or(attached, e.home)))
-}
-
-// shorter returns a server that has a much shorter line than that one; else that one, as
-// when the session has its connection already. A session to which a standby has shown data
-// does not go to the primary where there is a line: it would hold a connection to one
-// while it waits for one to the other.
-func (e *sessionEnv) shorter(r *routing, name, attached string, shown bool) string {
-	if name == "" && shown && e.usable(r, attached) && e.Crowded(attached) {
-		name = e.settle(attached)
-	}
-	candidates := r.all
-	if shown && name != "" {
-		candidates = r.standbys
-	}
-	from := slices.IndexFunc(candidates, func(c lb.Candidate) bool { return c.Name == name || c.Primary && name == "" })
-	if from < 0 || e.attached(candidates[from].Name) {
-		return name
-	}
-	switch to := &candidates[e.shared.pools.shorter(e.own.client, candidates, from)]; {
-	case to == &candidates[from]:
-		return name
-	case to.Primary:
-		return e.settle("")
-	case e.usable(r, to.Name):
-		return e.settle(to.Name)
-	}
-	return name
-}
-
-// attached reports that the session has a connection to that server.
-func (e *sessionEnv) attached(backend string) bool {
-	for _, sv := range e.own.mu.servers {
-		if sv != nil && sv.loan.backend == backend {
-			return true
-		}
-	}
-	return false
 }
 
 // Crowded reports that a session which went from that standby to the primary would stand
