@@ -128,7 +128,7 @@ func BenchmarkEnvironment(b *testing.B) {
 				for pb.Next() {
 					e.Classify(text)
 					if c.slot == session.Standby {
-						e.Choose("", lb.ToAny)
+						e.Choose("", false, lb.ToAny)
 						e.Floors()
 						e.Samples()
 					}

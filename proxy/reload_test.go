@@ -143,7 +143,7 @@ func TestReloadBalancing(t *testing.T) {
 	}
 	for _, s := range l.sessions.all() {
 		s.mu.Lock()
-		s.env.Choose("", lb.ToAny)
+		s.env.Choose("", false, lb.ToAny)
 		if s.env.forced != "standby" {
 			t.Errorf("redirected to %q", s.env.forced)
 		}

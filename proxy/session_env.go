@@ -144,7 +144,7 @@ func safeEncoding(name []byte) bool {
 }
 
 // Choose picks the server of a read: by redirect, else by weight.
-func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
+func (e *sessionEnv) Choose(attached string, shown bool, hint lb.Target) string {
 	cfg := &e.shared.cfg.Load().Balance
 	r := e.shared.routing.Load()
 	e.redirect()
@@ -165,6 +165,9 @@ func (e *sessionEnv) Choose(attached string, hint lb.Target) string {
 			return e.settle(e.ifUsable(r, r.all[i].Name))
 		}
 		return e.settle("")
+	case shown && e.usable(r, attached) && e.Crowded(attached):
+		// It would hold a connection to one while it waits for one to the other.
+		return e.settle(attached)
 	case e.turn.Primary(r.primaryWeight, r.standbyWeight):
 		return e.settle("")
 	}

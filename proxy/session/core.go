@@ -49,8 +49,9 @@ type Env interface {
 	// Show returns the SELECT that yields the rows of one of pgproxy's SHOW commands.
 	Show(name string) string
 	// Choose picks the server of a read. attached is the backend in slot Standby,
-	// "" none; the answer is the name of a standby, or "" for the primary.
-	Choose(attached string, hint lb.Target) string
+	// "" none; the answer is the name of a standby, or "" for the primary. shown: before
+	// the primary answers, a connection to both is needed.
+	Choose(attached string, shown bool, hint lb.Target) string
 	// Crowded reports whether who goes from that standby, "" none, to the primary waits
 	// for longer than a sample takes.
 	Crowded(standby string) bool

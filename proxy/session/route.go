@@ -186,7 +186,7 @@ func (c *Core) chooseRead() (slot Slot, wait bool) {
 	}
 	name := c.batch.standby
 	if name == "" {
-		name = c.env.Choose(attached, c.batch.hint)
+		name = c.env.Choose(attached, c.seen.shown, c.batch.hint)
 	}
 	if name == "" {
 		return Primary, false

@@ -292,24 +292,24 @@ func (e *fakeEnv) Classify(sql []byte) *lb.Verdict {
 func (e *fakeEnv) SetConfig(sql []byte) ([]lb.ConfigChange, bool) {
 	return lb.SetConfig(sql, lb.LexSettings{StandardConformingStrings: true, SafeEncoding: true})
 }
-func (e *fakeEnv) Show(name string) string         { return "SELECT rows of " + name }
-func (e *fakeEnv) Choose(string, lb.Target) string { return e.choose }
-func (e *fakeEnv) Samples() *cluster.Samples       { return e.samples }
-func (e *fakeEnv) Mark() uint64                    { return e.mark }
-func (e *fakeEnv) RequestSample()                  { e.event("asks for a sample") }
-func (e *fakeEnv) Confirms() bool                  { return e.confirms }
-func (e *fakeEnv) Floors() bool                    { return true }
-func (e *fakeEnv) Crowded(string) bool             { return e.crowded }
-func (e *fakeEnv) ListensAgain() bool              { return e.listens }
-func (e *fakeEnv) Parameter(Slot, []byte, []byte)  {}
-func (e *fakeEnv) Distrust(sql []byte)             { e.event("distrusts %s", sql) }
-func (e *fakeEnv) CatalogChanged()                 { e.event("catalog changed") }
-func (e *fakeEnv) CloseIdle(Slot)                  { e.event("closes idle connections") }
-func (e *fakeEnv) Wrote()                          { e.event("wrote") }
-func (e *fakeEnv) Completed(Slot, []byte)          {}
-func (e *fakeEnv) Failed(Slot, bool)               {}
-func (e *fakeEnv) Routed(Slot)                     {}
-func (e *fakeEnv) Answered(Slot)                   {}
+func (e *fakeEnv) Show(name string) string               { return "SELECT rows of " + name }
+func (e *fakeEnv) Choose(string, bool, lb.Target) string { return e.choose }
+func (e *fakeEnv) Samples() *cluster.Samples             { return e.samples }
+func (e *fakeEnv) Mark() uint64                          { return e.mark }
+func (e *fakeEnv) RequestSample()                        { e.event("asks for a sample") }
+func (e *fakeEnv) Confirms() bool                        { return e.confirms }
+func (e *fakeEnv) Floors() bool                          { return true }
+func (e *fakeEnv) Crowded(string) bool                   { return e.crowded }
+func (e *fakeEnv) ListensAgain() bool                    { return e.listens }
+func (e *fakeEnv) Parameter(Slot, []byte, []byte)        {}
+func (e *fakeEnv) Distrust(sql []byte)                   { e.event("distrusts %s", sql) }
+func (e *fakeEnv) CatalogChanged()                       { e.event("catalog changed") }
+func (e *fakeEnv) CloseIdle(Slot)                        { e.event("closes idle connections") }
+func (e *fakeEnv) Wrote()                                { e.event("wrote") }
+func (e *fakeEnv) Completed(Slot, []byte)                {}
+func (e *fakeEnv) Failed(Slot, bool)                     {}
+func (e *fakeEnv) Routed(Slot)                           {}
+func (e *fakeEnv) Answered(Slot)                         {}
 
 // clientMessage encodes a line: Q sql | P name sql | B portal name | D S|P name |
 // E portal rows | C S|P name | S | H | F | d data | c | f | X; "-" is an empty name.
