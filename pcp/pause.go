@@ -36,7 +36,7 @@ func (s *Server) pause(ctx context.Context, r *request) error {
 	if !changed {
 		word = "paused since " + next.Paused.Since.UTC().Format(time.DateTime) + " UTC"
 	}
-	running, err := s.awaitQuiet(ctx, r, wait)
+	running, err := s.awaitQuiet(ctx, r, next.Epoch, wait)
 	switch {
 	case err != nil:
 		return err
@@ -55,26 +55,24 @@ func stillRun(n int) string {
 	return fmt.Sprintf("%d transactions still run", n)
 }
 
-// awaitQuiet waits until the pause is in force on this member, and then until nothing
-// runs on the primary any more, for wait at most.
-func (s *Server) awaitQuiet(ctx context.Context, r *request, wait time.Duration) (running int, err error) {
+// awaitQuiet waits until the pause, which is of that epoch, is in force on this member, and
+// then until nothing runs on the primary any more, for wait at most.
+func (s *Server) awaitQuiet(ctx context.Context, r *request, epoch uint64, wait time.Duration) (running int, err error) {
 	tick := time.NewTicker(quietEvery)
 	defer tick.Stop()
 	began := time.Now()
-	known := false
 	for alive := began; ; {
-		paused := s.deps.Cluster.State().Paused != nil
+		state := s.deps.Cluster.State()
 		inForce, running := s.deps.Paused()
 		now := time.Now()
 		switch {
-		case known && !paused:
+		case state.Epoch >= epoch && state.Paused == nil:
 			return 0, conflict("it was resumed by another order")
 		case inForce && (running == 0 || now.Sub(began) >= wait):
 			return running, nil
 		case !inForce && now.Sub(began) > max(wait, orderTimeout):
 			return 0, fmt.Errorf("paused, but not in force on %s after %v", s.deps.Member, orderTimeout)
 		}
-		known = paused
 		if now.Sub(alive) >= aliveEvery {
 			alive = now
 			if err := r.out.alive(); err != nil {

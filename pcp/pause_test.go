@@ -81,3 +81,14 @@ func TestPauseWaits(t *testing.T) {
 		}
 	}
 }
+
+// TestPauseAfterItsEnd: somebody else resumes before anybody has looked at the pause.
+func TestPauseAfterItsEnd(t *testing.T) {
+	f := newFixture(t)
+	epoch := f.apply(cluster.Command{Kind: cluster.KindPause}).Epoch
+	f.apply(cluster.Command{Kind: cluster.KindPause, Off: true})
+	f.start()
+	if _, err := f.server.awaitQuiet(t.Context(), &request{}, epoch, 0); err == nil || err.Error() != "it was resumed by another order" {
+		t.Errorf("got %v", err)
+	}
+}
