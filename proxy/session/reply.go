@@ -192,6 +192,9 @@ func (c *Core) account(slot Slot, s *server, e *expect, typ byte, body []byte) (
 		return e.kind == pgwire.Execute
 	case pgwire.CopyInResponse, pgwire.CopyBothResponse:
 		s.beginCopyIn()
+		if c.ending && s.copyIn {
+			c.closed = true // the data do not come
+		}
 	}
 	return false
 }
