@@ -6,7 +6,8 @@ import "github.com/pgproxy/pgproxy/internal/pgwire"
 // connection: outside of a transaction, sent as a whole, using shared statements. A
 // server refuses those that were made before a table was changed ("cached plan must not
 // change result type"); a session that made its own after that must not see the error.
-// The client was told of no result (lacking.verify), so that it cannot be misled.
+// A client that was told of the result before gets the error, as from PostgreSQL: it would
+// take the new one for the old one.
 type again struct {
 	kept
 	slot  Slot // None: nothing is kept
@@ -38,12 +39,15 @@ func (c *Core) keepAgain(slot Slot, b []byte, pos int) {
 	}
 }
 
-// runAgain runs the batch once more after an error, if nothing of it has reached the
-// client; the answers that the server gives up to its Sync are swallowed.
-func (c *Core) runAgain(body []byte) bool {
+// runAgain runs the batch once more after an error of one of its messages, if nothing of it
+// has reached the client; the answers that the server gives up to its Sync are swallowed.
+func (c *Core) runAgain(e *expect, body []byte) bool {
 	a := &c.again
 	s := c.server[Primary]
 	if a.slot != Primary || !a.uses || !a.ended || string(pgwire.ErrorField(body, 'C')) != "0A000" || string(pgwire.ErrorField(body, 'R')) != "RevalidateCachedQuery" {
+		return false
+	}
+	if e.st != nil && e.st.row != 0 {
 		return false
 	}
 	a.slot = None

@@ -374,7 +374,7 @@ func (c *Core) errorResponse(slot Slot, e *expect, body []byte) bool {
 	if e == nil {
 		return slot == Primary
 	}
-	if slot == Standby && c.standbyError(e, code, body) || slot == Primary && !e.inject && c.runAgain(body) {
+	if slot == Standby && c.standbyError(e, code, body) || slot == Primary && !e.inject && c.runAgain(e, body) {
 		return false
 	}
 	if slot == Primary && e.restore && code == "57014" && s.used && c.pooled() && s.live == 0 && s.tx == pgwire.TxIdle && !c.batch.begun {

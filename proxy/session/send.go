@@ -142,6 +142,7 @@ func (c *Core) send(slot Slot, m *message, b []byte, at int, inject bool) {
 			cut = len(b)
 		}
 	case pgwire.Bind:
+		e.st = m.st
 		if m.st != nil && m.st.show != "" && !c.parseInFlight(m.st) {
 			c.renewShow(m.st)
 		}

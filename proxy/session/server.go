@@ -69,7 +69,7 @@ type expect struct {
 	fate     fate // of what ends a batch
 
 	verdict *lb.Verdict // of Query and Execute
-	st      *statement  // of Parse, Execute, and Describe of a statement
+	st      *statement  // of Parse, Bind, Execute, and Describe of a statement
 	op      uint64      // change of the namespace that the answer confirms
 	named   bool        // of Parse, Close of a statement, and our own PREPARE:
 	name    string      // its name on the server (of Describe of a statement, too),
