@@ -45,7 +45,8 @@ const usesLast = "currval and lastval are 55000 once another session has used th
 
 // TestTransparency runs every script against PostgreSQL and through pgproxy; all
 // bytes of the answers must be equal but for what docs/transparency.md lists. In
-// transaction mode other clients use the same few connections between any two messages.
+// transaction mode other clients use the same few connections between any two messages,
+// unless the session is alone and so meets its last connection again.
 func TestTransparency(t *testing.T) {
 	all := scripts(t)
 	binary := proxytest.Build(t)
@@ -55,11 +56,15 @@ func TestTransparency(t *testing.T) {
 		t.Fatal(err)
 	}
 	seed := uint64(time.Now().UnixNano())
-	for _, mode := range []struct{ name, balance, pool string }{
-		{"off", "off", "session"},
-		{"balanced", "statement", "session"},
-		{"transaction", "off", "transaction"},
-		{"transaction balanced", "statement", "transaction"},
+	for _, mode := range []struct {
+		name, balance, pool string
+		disturbed           bool
+	}{
+		{"off", "off", "session", false},
+		{"balanced", "statement", "session", false},
+		{"transaction", "off", "transaction", true},
+		{"transaction balanced", "statement", "transaction", true},
+		{"transaction alone", "off", "transaction", false},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			proxy := proxytest.StartWith(t, binary, env.cluster, proxytest.Options{
@@ -68,7 +73,7 @@ func TestTransparency(t *testing.T) {
 			})
 			through := env.runner(proxy.Address())
 			var others *disturber
-			if mode.pool == "transaction" {
+			if mode.disturbed {
 				others = newDisturber(t, proxy, seed)
 			}
 			ran := 0
