@@ -160,7 +160,6 @@ func (a *acceptor) start(s *startupEvents, fd int) {
 	k.starting.Store(s)
 	if err := s.loop.Add(&k.conn, fd, k); err != nil {
 		s.refuse(errors.Join(err, errSilent))
-		return
 	}
 }
 
